@@ -1,0 +1,259 @@
+"""The Airflow side of the API: a connection goes in, workflow runs come out."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from airflow.providers.common.compat.connection import get_async_connection
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
+
+from airflow_anon import get_provider_info
+from airflow_anon.exceptions import AnonConfigurationError, AnonError
+from airflow_anon.memory import Memory
+from airflow_anon.outcomes import conclude, timed_out
+from airflow_anon.protocol import Outcome, Plan, fetch_run, probe, wait_for_run
+from airflow_anon.settings import Endpoint
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from airflow.providers.common.compat.sdk import Connection
+    from typing_extensions import Self
+
+    from airflow_anon.memory import News
+    from airflow_anon.protocol import Conversation, Look
+    from airflow_anon.runs import WorkflowRun
+    from airflow_anon.transport import AsyncClient, Client
+
+T = TypeVar("T")
+
+A_WEEK = 7 * 24 * 3600.0
+
+
+class AnonHook(BaseHook):
+    """
+    Looks at workflow runs, and waits for them.
+
+    It keeps one TCP connection alive between looks: use it as a context manager, or call
+    :meth:`close`, to close it.
+
+    :param anon_conn_id: the Airflow connection to the API.
+    """
+
+    conn_name_attr = "anon_conn_id"
+    default_conn_name = "anon_default"
+    conn_type = "anon"
+    hook_name = "Anon"
+
+    form: ClassVar[dict[str, Any]] = get_provider_info()["connection-types"][0]
+
+    def __init__(self, anon_conn_id: str = default_conn_name, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.anon_conn_id = anon_conn_id
+        self._client: Client | None = None
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Return the form's labels for Airflow before 3.2; later ones read ``get_provider_info``."""
+        return {key.replace("-", "_"): value for key, value in cls.form["ui-field-behaviour"].items()}
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Return the form's further fields for Airflow before 3.2."""
+        from wtforms import StringField  # type: ignore[import-untyped, import-not-found, unused-ignore]
+
+        return {
+            name: StringField(field["label"], description=field["description"])
+            for name, field in cls.form["conn-fields"].items()
+        }
+
+    def get_workflow_run(self, workflow_run_id: str) -> WorkflowRun:
+        """
+        Look at a run once, whatever its status; short disturbances are ridden out.
+
+        :param workflow_run_id: the run's UUID.
+        :raises AnonError: there is no such run, or no answer for a minute.
+        """
+        return self.converse(fetch_run(workflow_run_id))
+
+    def wait_for_workflow_run(
+        self,
+        workflow_run_id: str,
+        *,
+        poke_interval: float = 60.0,
+        timeout: float = A_WEEK,
+        exponential_backoff: bool = False,
+        max_wait: float | None = None,
+        outage_tolerance: float = 600.0,
+        user_input_timeout: float | None = None,
+    ) -> WorkflowRun:
+        """
+        Block until a run is over and return it if it ended well; all times are in seconds.
+
+        The parameters mean what they mean for
+        :class:`~airflow_anon.sensors.AnonWorkflowRunSensor`.
+
+        :raises AnonWorkflowRunFailedError: the run failed.
+        :raises AnonWaitTimeoutError: *timeout* or *user_input_timeout* is over.
+        :raises AnonError: the wait could not go on.
+        """
+        plan = self._plan(
+            workflow_run_id,
+            timeout,
+            poke_interval=poke_interval,
+            exponential_backoff=exponential_backoff,
+            max_wait=max_wait,
+            outage_tolerance=outage_tolerance,
+            user_input_timeout=user_input_timeout,
+        )
+        memory = Memory()
+        return self._concluded(plan, memory, self.converse(wait_for_run(plan, memory)))
+
+    async def aget_workflow_run(self, workflow_run_id: str) -> WorkflowRun:
+        """Look at a run once, like :meth:`get_workflow_run`, without blocking the event loop."""
+        return await self.aconverse(fetch_run(workflow_run_id))
+
+    async def await_workflow_run(
+        self,
+        workflow_run_id: str,
+        *,
+        poke_interval: float = 60.0,
+        timeout: float = A_WEEK,  # noqa: ASYNC109  the wait's own limit, with one last look
+        exponential_backoff: bool = False,
+        max_wait: float | None = None,
+        outage_tolerance: float = 600.0,
+        user_input_timeout: float | None = None,
+    ) -> WorkflowRun:
+        """Wait for a run like :meth:`wait_for_workflow_run`, without blocking the event loop."""
+        plan = self._plan(
+            workflow_run_id,
+            timeout,
+            poke_interval=poke_interval,
+            exponential_backoff=exponential_backoff,
+            max_wait=max_wait,
+            outage_tolerance=outage_tolerance,
+            user_input_timeout=user_input_timeout,
+        )
+        memory = Memory()
+        return self._concluded(plan, memory, await self.aconverse(wait_for_run(plan, memory)))
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Ask the API for a run that does not exist, and say what the answer tells about the connection."""
+        try:
+            with self:
+                return self.converse(probe())
+        except AnonError as error:
+            return False, str(error)
+
+    def get_conn(self) -> Client:
+        """Return the client for the connection, which keeps one TCP connection alive."""
+        if self._client is None:
+            from airflow_anon.transport import Client
+
+            self._client = Client(self.endpoint())
+        return self._client
+
+    def close(self) -> None:
+        """Close the TCP connection, if there is one; the hook can be used again."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def converse(self, conversation: Conversation[T]) -> T:
+        """Carry a conversation with the API out."""
+        from airflow_anon.transport import converse
+
+        return converse(self.get_conn(), conversation, tell=self.tell, renew=self._renew)
+
+    async def aconverse(self, conversation: Conversation[T]) -> T:
+        """Carry a conversation with the API out without blocking the event loop."""
+        from airflow_anon.transport import AsyncClient, aconverse
+
+        client = await AsyncClient.open(await self.aendpoint())
+
+        async def renew() -> bool:
+            return await client.renew(await self.aendpoint())
+
+        try:
+            return await aconverse(client, conversation, tell=self.tell, renew=renew)
+        finally:
+            await client.close()
+
+    def endpoint(self) -> Endpoint:
+        """
+        Read the Airflow connection.
+
+        :raises AnonConfigurationError: there is none of this name, or a field of it makes no sense.
+        """
+        try:
+            connection = self.get_connection(self.anon_conn_id)
+        except Exception as error:
+            raise self._unreadable(error) from error
+        return self._checked(connection)
+
+    async def aendpoint(self) -> Endpoint:
+        """Read the Airflow connection like :meth:`endpoint`, without blocking the event loop."""
+        try:
+            connection = await get_async_connection(self.anon_conn_id, hook=self)
+        except Exception as error:
+            raise self._unreadable(error) from error
+        return self._checked(connection)
+
+    def tell(self, news: News) -> None:
+        """Write a line of a conversation to the log."""
+        (self.log.warning if news.level == "warning" else self.log.info)("%s", news.text)
+
+    def _checked(self, connection: Connection) -> Endpoint:
+        # The text of extra, never extra_dejson: reading that masks secrets, which blocks an event loop.
+        endpoint = Endpoint.from_connection(
+            self.anon_conn_id,
+            host=connection.host,
+            schema=connection.schema,
+            port=connection.port,
+            login=connection.login,
+            password=connection.password,
+            extra=connection.extra,
+        )
+        for caution in endpoint.cautions:
+            self.log.warning("%s", caution)
+        return endpoint
+
+    def _unreadable(self, error: Exception) -> AnonConfigurationError:
+        missing = isinstance(error, AirflowNotFoundException) or _is_not_found(error)
+        why = "There is no such connection." if missing else f"It could not be read ({type(error).__name__})."
+        return AnonConfigurationError(
+            f"Connection {self.anon_conn_id!r}: {why} Create it with type 'anon', or correct anon_conn_id.",
+            conn_id=self.anon_conn_id,
+            field="anon_conn_id",
+            retryable=not missing,
+        )
+
+    def _renew(self) -> bool:
+        return self.get_conn().renew(self.endpoint())
+
+    @staticmethod
+    def _plan(workflow_run_id: str, timeout: float, **options: Any) -> Plan:
+        now = time.time()
+        return Plan(workflow_run_id, started_at=now, deadline=now + timeout, **options)
+
+    @staticmethod
+    def _concluded(plan: Plan, memory: Memory, look: Look) -> WorkflowRun:
+        if look.outcome is not Outcome.OVER or look.run is None:
+            raise timed_out(plan, memory, look)
+        conclude(look.run)
+        return look.run
+
+
+def _is_not_found(error: Exception) -> bool:
+    """Say whether an ``AirflowRuntimeError`` of Airflow 3 reports a connection that does not exist."""
+    response = getattr(error, "error", None)
+    return getattr(getattr(response, "error", None), "name", None) == "CONNECTION_NOT_FOUND"

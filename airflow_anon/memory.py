@@ -1,0 +1,131 @@
+"""What a wait remembers between two looks, and what it tells the log of it. No I/O, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, NamedTuple
+
+from airflow_anon.runs import WorkflowRun
+
+STILL_WAITING_EVERY = 300.0
+
+
+class News(NamedTuple):
+    """One line for the log; *level* is ``info`` or ``warning``."""
+
+    level: str
+    text: str
+
+
+def duration(seconds: float) -> str:
+    """Write a duration as a person would: ``4.2 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 d 4 h``."""
+    if seconds < 60:
+        return f"{seconds:.1f}".removesuffix(".0") + " s"
+    for unit, size, small_unit, small in (("min", 60, "s", 1), ("h", 3600, "min", 60), ("d", 86400, "h", 3600)):
+        if seconds < {60: 3600, 3600: 86400}.get(size, float("inf")):
+            whole, rest = divmod(int(seconds), size)
+            return f"{whole} {unit} {rest // small} {small_unit}" if rest // small else f"{whole} {unit}"
+    raise AssertionError(seconds)  # pragma: no cover
+
+
+def described(status: str | None, state_name: str | None) -> str:
+    """Write a status together with the name of the state that the run is in."""
+    return f"{status} (state {state_name!r})" if state_name else str(status)
+
+
+@dataclass(slots=True)
+class Memory:
+    """
+    What has happened in a wait so far; plain values, so that Airflow can keep it.
+
+    Times are seconds since the epoch by our own clock.
+
+    :param seen_at: when the run was last seen; None before the first good look.
+    :param status: the run's status then; *state_name*: its ``currentStateName``.
+    :param missed: looks in a row that went unanswered since.
+    :param trouble: what the last of these ran into.
+    :param awaiting_since: when the run began to wait for a person, while it does.
+    :param looks: looks taken in all.
+    :param spent: seconds seen in each status.
+    :param warned_of: unknown statuses that the log has been told of.
+    :param told_at: when the log was last told anything.
+    """
+
+    seen_at: float | None = None
+    status: str | None = None
+    state_name: str | None = None
+    missed: int = 0
+    trouble: str = ""
+    awaiting_since: float | None = None
+    looks: int = 0
+    spent: dict[str, float] = field(default_factory=dict)
+    warned_of: list[str] = field(default_factory=list)
+    told_at: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON that :meth:`from_json` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Memory:
+        """Read what :meth:`to_json` wrote; fields of another version are passed over."""
+        known = {item.name for item in fields(cls)}
+        return cls(**{name: value for name, value in stored.items() if name in known})
+
+    def saw(self, run: WorkflowRun, at: float, waiting_already: float) -> tuple[list[News], bool]:
+        """
+        Take in a good look.
+
+        :param waiting_already: seconds for which, by the API's own clock, the run has not changed.
+        :return: what there is to tell, and whether the run has just begun to wait for a person.
+        """
+        news = []
+        self.looks += 1
+        before, self.status = self.status, str(run.status)
+        state_before, self.state_name = self.state_name, run.current_state_name
+        changed = (before, state_before) != (self.status, self.state_name)
+        if self.seen_at is not None and before is not None:
+            self.spent[before] = self.spent.get(before, 0.0) + at - self.seen_at
+            if self.missed:
+                news.append(News("info", f"Contact again after {duration(at - self.seen_at)} without an answer."))
+            if changed:
+                news.append(
+                    News("info", f"Workflow run {run.id}: {described(before, state_before)} -> {self.described()}")
+                )
+        self.seen_at, self.missed, self.trouble = at, 0, ""
+        if not run.is_known and self.status not in self.warned_of:
+            self.warned_of.append(self.status)
+            news.append(News("warning", self._unknown(run)))
+        entered = run.awaits_user_input and changed
+        if entered:
+            self.awaiting_since = at - waiting_already
+        elif not run.awaits_user_input:
+            self.awaiting_since = None
+        return news, entered
+
+    def missed_look(self, trouble: str) -> None:
+        """Take in a look that went unanswered."""
+        self.looks += 1
+        self.missed += 1
+        self.trouble = trouble
+
+    def waited(self) -> float:
+        """Return the seconds between the first good look and the last."""
+        return sum(self.spent.values())
+
+    def described(self) -> str:
+        """Write the status that was last seen, with the name of the state."""
+        return described(self.status, self.state_name)
+
+    def where_the_time_went(self) -> str:
+        """Write the seconds seen in each status, such as ``PENDING 2 s, IN_PROGRESS 5 s``."""
+        return ", ".join(f"{status} {duration(seconds)}" for status, seconds in self.spent.items())
+
+    @staticmethod
+    def _unknown(run: WorkflowRun) -> str:
+        ending = "has ended" if run.is_over else "has not ended, so the wait goes on"
+        return (
+            f"Workflow run {run.id} has the status {run.status!r}, which this version of "
+            f"airflow-provider-anon does not know. By its completedAt it {ending}."
+        )

@@ -1,0 +1,98 @@
+"""How a wait ends for an Airflow task: with the run's JSON, or with an error that says what happened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout
+
+from airflow_anon.exceptions import AnonUnknownStatusError
+from airflow_anon.memory import Memory, described, duration
+from airflow_anon.protocol import Look, Outcome, Plan, last_seen
+from airflow_anon.runs import WorkflowRun
+
+
+class AnonWorkflowRunFailedError(AirflowFailException):
+    """
+    The run failed. Its id will never do anything else, so the task is not retried.
+
+    :param run: the run as it was last seen.
+    """
+
+    retryable = False
+
+    def __init__(self, message: str, run: WorkflowRun | None = None) -> None:
+        super().__init__(message)
+        self.run = run
+        self.workflow_run_id = run.id if run else None
+        self.last_status = str(run.status) if run else None
+
+
+class AnonWaitTimeoutError(AirflowSensorTimeout):
+    """
+    The wait took longer than ``timeout``.
+
+    :param last_status: the run's status when it was last seen, if it ever was.
+    :param last_seen_at: when that was, in seconds since the epoch.
+    """
+
+    retryable = False
+
+    def __init__(
+        self,
+        message: str,
+        workflow_run_id: str | None = None,
+        last_status: str | None = None,
+        last_seen_at: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.workflow_run_id = workflow_run_id
+        self.last_status = last_status
+        self.last_seen_at = last_seen_at
+
+
+class AnonUserInputTimeoutError(AnonWaitTimeoutError):
+    """The run waited for a person for longer than ``user_input_timeout``."""
+
+
+def conclude(run: WorkflowRun) -> dict[str, Any]:
+    """
+    Return the JSON of a run that ended well.
+
+    :raises AnonWorkflowRunFailedError: it failed.
+    :raises AnonUnknownStatusError: it ended in a status that this version does not know.
+    """
+    if run.succeeded:
+        return run.to_payload()
+    where = described(str(run.status), run.current_state_name)
+    facts = f"Workflow run {run.id} of workflow {run.workflow_id}"
+    if run.failed:
+        job = f", job run {run.job_run_id}" if run.job_run_id else ""
+        text = f"{facts} is {where}{job}. It ended {duration(run.seconds_run)} after its creation."
+        raise AnonWorkflowRunFailedError(text, run)
+    text = f"{facts} ended in {where}, which this version of airflow-provider-anon does not know. Look at the run"
+    if run.is_over:
+        raise AnonUnknownStatusError(
+            f"{text}, and for a newer version of the package.", workflow_run_id=run.id, last_status=str(run.status)
+        )
+    raise AssertionError(f"{run.id} is not over: {where}")
+
+
+def timed_out(plan: Plan, memory: Memory, look: Look) -> AnonWaitTimeoutError:
+    """Make the error for a wait whose time is over; it names the limit and what was seen last."""
+    if look.outcome is Outcome.USER_INPUT_TIMEOUT and memory.awaiting_since is not None:
+        kind: type[AnonWaitTimeoutError] = AnonUserInputTimeoutError
+        waited = f"has waited for a person for {duration(look.at - memory.awaiting_since)}"
+        limit = f"user_input_timeout is {duration(plan.user_input_timeout or 0.0)}"
+    else:
+        kind = AnonWaitTimeoutError
+        waited = f"was not over after {duration(look.at - plan.started_at)}"
+        limit = f"timeout is {duration(plan.deadline - plan.started_at)}"
+    trouble = f" Since then there was no answer: {memory.trouble}." if memory.trouble else ""
+    return kind(
+        f"Workflow run {plan.workflow_run_id} {waited} ({limit}): {last_seen(memory)}.{trouble} "
+        "The run itself is not cancelled.",
+        plan.workflow_run_id,
+        memory.status,
+        memory.seen_at,
+    )

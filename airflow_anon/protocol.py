@@ -1,0 +1,532 @@
+"""
+How a wait goes: the request for a run, what a reply means for the wait, patience, the next look.
+
+SANS-IO: nothing here does I/O, sleeps, logs, reads a clock or knows Airflow. A *conversation* is a
+generator that yields the *step* it wants done, is sent the *reply*, and returns its result; the
+drivers in ``transport`` carry it out, with ``requests`` or with ``aiohttp``. Time comes in with each
+reply, in seconds since the epoch.
+
+The question *what does this answer mean for the wait?* is asked in :func:`interpret` and
+:func:`judge`, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from http import HTTPStatus
+from typing import Any, NoReturn, TypeVar
+
+from airflow_anon.exceptions import (
+    AnonAuthenticationError,
+    AnonError,
+    AnonNotFoundError,
+    AnonProtocolError,
+    AnonRejectedError,
+    AnonUnavailableError,
+)
+from airflow_anon.memory import STILL_WAITING_EVERY, Memory, News, duration
+from airflow_anon.runs import WorkflowRun, normalise_id
+from airflow_anon.settings import API_PATH
+
+T = TypeVar("T")
+
+TRANSIENT_STATUSES = frozenset({408, 425, 429})
+REFUSED_STATUSES = frozenset({401, 403})
+FIRST_LOOK_PATIENCE = 60.0
+FIRST_LOOK_DELAYS = (1.0, 2.0, 4.0, 8.0, 15.0)
+SHORTEST_PAUSE = 1.0
+FIRST_BACKOFF = 1.0
+LONGEST_BACKOFF = 60.0
+LONGEST_RETRY_AFTER = 300.0
+CLOCK_TIME = re.compile(r"\d\d:\d\d:\d\d", re.ASCII)
+SPREAD = 0.05
+SPREAD_OF_BACKOFF = 0.25
+NIL_ID = "00000000-0000-0000-0000-000000000000"
+
+
+# Steps: what a conversation wants done.
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Ask the API (``GET``) for *path*; answered with a :class:`Response` or a :class:`NoResponse`."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Sleep *seconds*, and a random part of *spread* more; answered with None."""
+
+    seconds: float
+    spread: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Read the connection again; answered with whether anything in it has changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Tell the log; answered with None."""
+
+    news: tuple[News, ...]
+
+
+# Replies: what comes back for a request. Each says when it was sent and when the answer was there.
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer of the API; *headers* ignores case where a transport made it, *target* is the URL."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    sent_at: float
+    at: float
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoResponse:
+    """No usable answer, for *reason*: a class of trouble in words, without any secret."""
+
+    reason: str
+    sent_at: float
+    at: float
+    target: str
+
+
+Step = Request | Sleep | Renew | Tell
+Reply = Response | NoResponse | bool | None
+Conversation = Generator[Step, Reply, T]
+
+
+# What an answer means.
+
+
+class Meaning(Enum):
+    """What one answer means for a wait."""
+
+    RUN = "the run"
+    DISTURBED = "no answer for now"
+    MISSING = "no such run"
+    REFUSED = "credential refused"
+    REJECTED = "not to be asked again"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One reply, understood: the *run* in it or, in words, the *trouble* that there is none."""
+
+    meaning: Meaning
+    reply: Response | NoResponse
+    run: WorkflowRun | None = None
+    trouble: str = ""
+
+    @property
+    def at(self) -> float:
+        """When it was there."""
+        return self.reply.at
+
+    @property
+    def status_code(self) -> int | None:
+        """The HTTP status, where there was one."""
+        return self.reply.status if isinstance(self.reply, Response) else None
+
+    @property
+    def source(self) -> str:
+        """The trouble and where it was met, for a message."""
+        return f"{self.trouble} from {self.reply.target}"
+
+    @property
+    def api_time(self) -> float | None:
+        """The API's own clock at that time (``Date``)."""
+        return when(self.reply.headers.get("Date")) if isinstance(self.reply, Response) else None
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds for which the API asked to be left alone, capped; 0 if it did not."""
+        if not isinstance(self.reply, Response) or not (value := self.reply.headers.get("Retry-After")):
+            return 0.0
+        now = self.api_time
+        return retry_after(value, self.at if now is None else now)
+
+
+def path_of(workflow_run_id: str) -> str:
+    """Return the path of a run; the id is checked first."""
+    return f"{API_PATH}/workflow-runs/{normalise_id(workflow_run_id)}"
+
+
+def interpret(reply: Reply, workflow_run_id: str) -> Answer:
+    """Say what *reply* means for a wait on *workflow_run_id*."""
+    if isinstance(reply, NoResponse):
+        return Answer(Meaning.DISTURBED, reply, trouble=reply.reason)
+    if not isinstance(reply, Response):
+        raise TypeError(f"a request was answered with {reply!r}")
+    meaning = meaning_of(reply.status)
+    if meaning is not Meaning.RUN:
+        return Answer(meaning, reply, trouble=phrase(reply.status))
+    try:
+        return Answer(meaning, reply, run=read_run(reply.body, workflow_run_id))
+    except AnonProtocolError as error:
+        trouble = f"{phrase(reply.status)}, but no workflow run ({error}),"
+        return Answer(Meaning.DISTURBED, reply, trouble=trouble)
+
+
+def meaning_of(status: int) -> Meaning:
+    """Say what an HTTP status means, before the body is looked at."""
+    if status == HTTPStatus.OK:
+        return Meaning.RUN
+    if status in REFUSED_STATUSES:
+        return Meaning.REFUSED
+    if status == HTTPStatus.NOT_FOUND:
+        return Meaning.MISSING
+    if 300 <= status < 500 and status not in TRANSIENT_STATUSES:
+        return Meaning.REJECTED
+    return Meaning.DISTURBED
+
+
+def phrase(status: int) -> str:
+    """Write a status as HTTP does, such as ``503 Service Unavailable``."""
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+def read_run(body: bytes, workflow_run_id: str) -> WorkflowRun:
+    """
+    Read the run that was asked for from a body.
+
+    :raises AnonProtocolError: the body is no JSON, no run, or another run.
+    """
+    try:
+        payload = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise AnonProtocolError("it is not JSON") from error
+    run = WorkflowRun.from_payload(payload)
+    if run.id.lower() != workflow_run_id.lower():
+        raise AnonProtocolError(f"it describes another run, {run.id}")
+    return run
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def when(date: str | None) -> float | None:
+    """Read an HTTP date in any of its three forms; None if there is none or it is none."""
+    if not date or not CLOCK_TIME.search(date):
+        return None
+    import pendulum
+
+    try:
+        return float(pendulum.parse(date, strict=False).timestamp())  # type: ignore[union-attr]
+    except (ValueError, OverflowError, AttributeError):
+        return None
+
+
+def retry_after(value: str, now: float) -> float:
+    """Read ``Retry-After``, seconds or date, as seconds from *now*: 0 if unreadable, capped."""
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        seconds = float(text[:9])
+    else:
+        date = when(text)
+        seconds = 0.0 if date is None else date - now
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
+
+
+# What a wait makes of it.
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """
+    What was asked of a wait; all times in seconds, ``started_at`` and ``deadline`` since the epoch.
+
+    :param deadline: when the wait's time is over; infinite for none.
+    """
+
+    workflow_run_id: str
+    started_at: float = 0.0
+    deadline: float = float("inf")
+    poke_interval: float = 60.0
+    exponential_backoff: bool = False
+    max_wait: float | None = None
+    outage_tolerance: float = 600.0
+    user_input_timeout: float | None = None
+
+    def interval(self, now: float) -> float:
+        """
+        Return the pause between two good looks at *now*.
+
+        With backoff each is as long as the whole wait so far and one interval more, which doubles
+        them without having to count looks.
+        """
+        if not self.exponential_backoff:
+            return self.poke_interval
+        grown = max(now - self.started_at, 0.0) + self.poke_interval
+        return grown if self.max_wait is None else min(grown, self.max_wait)
+
+
+class Outcome(Enum):
+    """What a wait knows after a look."""
+
+    WAITING = "waiting"
+    OVER = "over"
+    TIMEOUT = "timeout"
+    USER_INPUT_TIMEOUT = "user_input_timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """
+    What one look came to.
+
+    :param run: the run as just seen; None if the look went unanswered.
+    :param at: when, in seconds since the epoch.
+    :param pause: how long to leave the run alone, if the wait goes on.
+    :param asks_user: whether the run has begun to wait for a person since the look before.
+    """
+
+    outcome: Outcome
+    at: float
+    run: WorkflowRun | None = None
+    pause: Sleep = field(default=Sleep(0.0))
+    asks_user: bool = False
+    news: tuple[News, ...] = ()
+
+
+def fetch_run(workflow_run_id: str) -> Conversation[WorkflowRun]:
+    """
+    Look once, whatever the run's status, riding out short disturbances.
+
+    :raises AnonError: there is no such run, or no answer.
+    """
+    look = yield from take_look(Plan(workflow_run_id), Memory())
+    if look.run is None:
+        raise AssertionError("a first look either sees the run or raises")
+    return look.run
+
+
+def wait_for_run(plan: Plan, memory: Memory, *, stop_to_ask_user: bool = False) -> Conversation[Look]:
+    """
+    Look until the wait ends and return the last look.
+
+    :param stop_to_ask_user: return also when the run has begun to wait for a person.
+    :raises AnonError: the wait cannot go on.
+    """
+    while True:
+        look = yield from take_look(plan, memory)
+        if look.outcome is not Outcome.WAITING or (stop_to_ask_user and look.asks_user):
+            return look
+        yield look.pause
+
+
+def take_look(plan: Plan, memory: Memory) -> Conversation[Look]:
+    """
+    Take the next look of a wait, tell the log of it, and say what it came to.
+
+    A first look asks again for a while before it gives up; every later one asks once.
+
+    :raises AnonError: the wait cannot go on.
+    """
+    request = Request(path_of(plan.workflow_run_id))
+    answer = interpret((yield request), plan.workflow_run_id)
+    if memory.seen_at is None:
+        answer = yield from _insist(plan, request, answer)
+    elif answer.meaning is Meaning.REFUSED and (yield Renew()):
+        answer = interpret((yield request), plan.workflow_run_id)
+    look = judge(plan, memory, answer)
+    if look.news:
+        yield Tell(look.news)
+    return look
+
+
+def _insist(plan: Plan, request: Request, answer: Answer) -> Conversation[Answer]:
+    limit = min(answer.reply.sent_at + FIRST_LOOK_PATIENCE, plan.deadline)
+    delays = iter(FIRST_LOOK_DELAYS)
+    while answer.meaning in (Meaning.DISTURBED, Meaning.MISSING) and answer.at < limit:
+        yield Tell((News("warning", f"No run yet: {answer.source}; asking again for a while."),))
+        delay = max(next(delays, FIRST_LOOK_DELAYS[-1]), answer.retry_after)
+        yield _pause(delay, limit - answer.at, SPREAD_OF_BACKOFF)
+        answer = interpret((yield request), plan.workflow_run_id)
+    return answer
+
+
+def judge(plan: Plan, memory: Memory, answer: Answer) -> Look:
+    """
+    Say what *answer* means for the wait, and take it into *memory*.
+
+    :raises AnonError: the wait cannot go on.
+    """
+    if answer.run is not None:
+        return _judge_run(plan, memory, answer, answer.run)
+    if answer.meaning in (Meaning.REJECTED, Meaning.MISSING) or (
+        answer.meaning is Meaning.REFUSED and memory.seen_at is None
+    ):
+        raise rejection(plan.workflow_run_id, answer, memory)
+    return _judge_trouble(plan, memory, answer)
+
+
+def _judge_run(plan: Plan, memory: Memory, answer: Answer, run: WorkflowRun) -> Look:
+    first = memory.seen_at is None
+    news, asks_user = memory.saw(run, answer.at, _unchanged_for(run, answer))
+    limit = plan.deadline
+    if memory.awaiting_since is not None and plan.user_input_timeout is not None:
+        limit = min(limit, memory.awaiting_since + plan.user_input_timeout)
+    if run.is_over:
+        outcome = Outcome.OVER
+        news.append(_ending(plan, memory, run))
+    elif answer.at < limit:
+        outcome = Outcome.WAITING
+        news = [_beginning(plan, memory, run), *news] if first else news or _reminder(plan, memory, answer.at)
+    else:
+        outcome = Outcome.TIMEOUT if answer.at >= plan.deadline else Outcome.USER_INPUT_TIMEOUT
+    if news:
+        memory.told_at = answer.at
+    pause = _pause(plan.interval(answer.at), limit - answer.at, SPREAD)
+    return Look(outcome, answer.at, run=run, pause=pause, asks_user=asks_user, news=tuple(news))
+
+
+def _judge_trouble(plan: Plan, memory: Memory, answer: Answer) -> Look:
+    memory.missed_look(answer.trouble)
+    if answer.at >= plan.deadline:
+        return Look(Outcome.TIMEOUT, answer.at)
+    patience_ends = answer.at if memory.seen_at is None else memory.seen_at + plan.outage_tolerance
+    if answer.at >= patience_ends:
+        raise lost_contact(plan, memory, answer)
+    backoff = min(FIRST_BACKOFF * 2.0 ** min(memory.missed - 1, 16), LONGEST_BACKOFF)
+    pause = _pause(
+        max(plan.interval(answer.at), backoff, answer.retry_after),
+        min(plan.deadline, patience_ends) - answer.at,
+        SPREAD_OF_BACKOFF,
+    )
+    news = _reminder(plan, memory, answer.at)
+    if memory.missed == 1:
+        left = duration(patience_ends - answer.at)
+        text = f"No answer: {answer.source}. The run itself may be well; giving up after {left} without contact."
+        news = [News("warning", text)]
+    if news:
+        memory.told_at = answer.at
+    return Look(Outcome.WAITING, answer.at, pause=pause, news=tuple(news))
+
+
+def _unchanged_for(run: WorkflowRun, answer: Answer) -> float:
+    """Return for how long the run has been as it is, by the API's clock alone: ours may be off."""
+    api_time = answer.api_time if run.awaits_user_input else None
+    return 0.0 if api_time is None else max(api_time - run.updated_at.timestamp(), 0.0)
+
+
+def _pause(seconds: float, left: float, spread: float) -> Sleep:
+    """Pause at least *seconds*, spread out, but not beyond what is *left*."""
+    seconds = min(max(seconds, SHORTEST_PAUSE), max(left, 0.0))
+    return Sleep(seconds, min(seconds * spread, max(left - seconds, 0.0)))
+
+
+# What the log is told.
+
+
+def _beginning(plan: Plan, memory: Memory, run: WorkflowRun) -> News:
+    limit = "" if plan.deadline == float("inf") else f", for at most {duration(plan.deadline - plan.started_at)}"
+    return News(
+        "info",
+        f"Waiting for workflow run {run.id} of workflow {run.workflow_id}{limit}, with a look every "
+        f"{duration(plan.poke_interval)}. It is {memory.described()}.",
+    )
+
+
+def _reminder(plan: Plan, memory: Memory, at: float) -> list[News]:
+    if at - memory.told_at < STILL_WAITING_EVERY:
+        return []
+    left = "" if plan.deadline == float("inf") else f", {duration(plan.deadline - at)} left"
+    silence = f" (no answer for {duration(at - memory.seen_at)})" if memory.missed and memory.seen_at else ""
+    waited = duration(at - plan.started_at)
+    return [News("info", f"Still waiting: {memory.described()}{silence}, {waited} so far{left}.")]
+
+
+def _ending(plan: Plan, memory: Memory, run: WorkflowRun) -> News:
+    looks = f"{memory.looks} look{'s' if memory.looks > 1 else ''}"
+    spent = memory.where_the_time_went()
+    waited = f" Waited here for {duration(memory.waited())} with {looks}: {spent}." if spent else ""
+    return News("info", f"Workflow run {run.id} is {memory.described()}, {duration(run.seconds_run)} after its creation.{waited}")
+
+
+# What is said when a wait cannot go on.
+
+
+def last_seen(memory: Memory) -> str:
+    """Write what is known of the run from the last good look."""
+    if memory.seen_at is None:
+        return "the run has not been seen"
+    import pendulum
+
+    seen = pendulum.from_timestamp(memory.seen_at).to_iso8601_string()
+    return f"it was last seen {memory.described()} at {seen}"
+
+
+def rejection(workflow_run_id: str, answer: Answer, memory: Memory) -> AnonError:
+    """Make the error for an answer that asking again will not change."""
+    kind: type[AnonError] = AnonRejectedError
+    why = "The API does not take this request: check 'host' of the connection, and the id."
+    if answer.meaning is Meaning.MISSING and memory.seen_at is not None:
+        kind = AnonNotFoundError
+        why = f"The run is gone, or hidden from this token: {last_seen(memory)}."
+    elif answer.meaning is Meaning.MISSING:
+        kind = AnonNotFoundError
+        why = "No such run, or not visible to this token: check the id, and the account of the token."
+    elif answer.meaning is Meaning.REFUSED:
+        kind = AnonAuthenticationError
+        why = "The API refuses the credential: check 'password' (the token) and 'login' of the connection."
+    elif 300 <= (answer.status_code or 0) < 400:
+        why = "The API never redirects, and no redirect is followed: check 'host' of the connection."
+    return kind(f"Workflow run {workflow_run_id}: {answer.source}. {why}", **_facts(workflow_run_id, answer, memory))
+
+
+def lost_contact(plan: Plan, memory: Memory, answer: Answer) -> AnonUnavailableError:
+    """Make the error for an API that has been out of reach for too long."""
+    if memory.seen_at is None:
+        text = (
+            f"No answer about workflow run {plan.workflow_run_id}: {answer.source}. The state of the run is "
+            "unknown. Check 'host' of the connection, and whether the API is up."
+        )
+    else:
+        text = (
+            f"Lost contact with the API {duration(answer.at - memory.seen_at)} ago (outage_tolerance is "
+            f"{duration(plan.outage_tolerance)}): {answer.source}. The state of workflow run "
+            f"{plan.workflow_run_id} is unknown, which does not mean that it failed: {last_seen(memory)}."
+        )
+    return AnonUnavailableError(text, **_facts(plan.workflow_run_id, answer, memory))
+
+
+def _facts(workflow_run_id: str, answer: Answer, memory: Memory) -> dict[str, Any]:
+    return {
+        "workflow_run_id": workflow_run_id,
+        "status_code": answer.status_code,
+        "last_status": memory.status,
+        "last_seen_at": memory.seen_at,
+    }
+
+
+# Whether a connection is any good.
+
+
+def probe() -> Conversation[tuple[bool, str]]:
+    """Ask for the nil id, which is no run: a 404 shows that host and token are good."""
+    reply = yield Request(path_of(NIL_ID))
+    answer = interpret(reply, NIL_ID)
+    if isinstance(reply, Response) and "html" in reply.headers.get("Content-Type", "").lower():
+        return False, f"{phrase(reply.status)} with a web page from {reply.target}: is 'host' the API?"
+    if answer.meaning in (Meaning.MISSING, Meaning.RUN):
+        return True, f"The API at {answer.reply.target} answers and takes the credential."
+    if answer.meaning is Meaning.DISTURBED:
+        return False, f"No usable answer: {answer.source}."
+    return False, str(rejection(NIL_ID, answer, Memory()))

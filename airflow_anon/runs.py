@@ -1,0 +1,181 @@
+"""What a workflow run is: its statuses, and what each of them means. No I/O, no clock, no Airflow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, cast
+
+from airflow_anon.exceptions import AnonInvalidIdError, AnonProtocolError
+
+if TYPE_CHECKING:
+    from pendulum import DateTime
+
+UUID = re.compile(
+    r"[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+    r"|00000000-0000-0000-0000-000000000000",
+    re.IGNORECASE | re.ASCII,
+)
+TIMESTAMP = re.compile(
+    r"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])"
+    r"T(?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?Z",
+    re.ASCII,
+)
+
+
+class WorkflowRunStatus(str, Enum):
+    """The statuses of the API."""
+
+    PENDING = "PENDING"
+    IN_PROGRESS = "IN_PROGRESS"
+    AWAITING_USER_INPUT = "AWAITING_USER_INPUT"
+    COMPLETED = "COMPLETED"
+    COMPLETED_WITH_NO_ACTION_TAKEN = "COMPLETED_WITH_NO_ACTION_TAKEN"
+    FAILED = "FAILED"
+
+    __str__ = str.__str__
+
+
+UNDER_WAY = frozenset(
+    {WorkflowRunStatus.PENDING, WorkflowRunStatus.IN_PROGRESS, WorkflowRunStatus.AWAITING_USER_INPUT}
+)
+SUCCESSES = frozenset(
+    {WorkflowRunStatus.COMPLETED, WorkflowRunStatus.COMPLETED_WITH_NO_ACTION_TAKEN}
+)
+
+
+def normalise_id(workflow_run_id: object) -> str:
+    """
+    Trim the blanks around an id and check it against the API's pattern.
+
+    :raises AnonInvalidIdError: the value is no UUID that the API would accept.
+    """
+    trimmed = workflow_run_id.strip() if isinstance(workflow_run_id, str) else ""
+    if not UUID.fullmatch(trimmed):
+        shown = repr(workflow_run_id)
+        if len(shown) > 200:
+            shown = f"{shown[:200]}..."
+        raise AnonInvalidIdError(
+            f"workflow_run_id {shown} is no id of a workflow run: the API's ids are UUIDs such as "
+            "3c90c3cc-0d44-4b50-8888-8dd25736052a.",
+        )
+    return trimmed
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowRun:
+    """
+    One workflow run as the API described it at one moment.
+
+    ``status`` is a :class:`WorkflowRunStatus`, or plain text where the API used a value that this
+    version does not know. Times are by the API's clock. ``payload`` is the JSON as received.
+    """
+
+    id: str
+    workflow_id: str
+    status: WorkflowRunStatus | str
+    current_state_name: str | None
+    job_run_id: str | None
+    created_by_user_id: str
+    created_at: DateTime
+    updated_at: DateTime
+    completed_at: DateTime | None
+    payload: Mapping[str, Any] = field(repr=False, hash=False)
+
+    @classmethod
+    def from_payload(cls, payload: object) -> WorkflowRun:
+        """
+        Read a run from an API body or from a trigger event; both have the same shape.
+
+        A status this package does not know is kept as text and is never a success: guessing would
+        turn tasks green on work that was not done. Fields beyond the API's nine are kept too.
+
+        :raises AnonProtocolError: *payload* does not describe a workflow run.
+        """
+        if not isinstance(payload, Mapping):
+            raise AnonProtocolError(f"a {type(payload).__name__} where a workflow run was expected")
+        for name, pattern, nullable in FIELDS:
+            value = payload.get(name, MISSING)
+            if not (isinstance(value, str) and pattern.fullmatch(value)) and not (nullable and value is None):
+                raise AnonProtocolError(f"its field {name!r} is missing or malformed")
+        completed_at = payload["completedAt"]
+        return cls(
+            id=payload["id"],
+            workflow_id=payload["workflowId"],
+            status=STATUS_BY_NAME.get(payload["status"], payload["status"]),
+            current_state_name=payload["currentStateName"],
+            job_run_id=payload["jobRunId"],
+            created_by_user_id=payload["createdByUserId"],
+            created_at=_parse(payload["createdAt"]),
+            updated_at=_parse(payload["updatedAt"]),
+            completed_at=None if completed_at is None else _parse(completed_at),
+            payload=payload,
+        )
+
+    def to_payload(self) -> dict[str, Any]:
+        """Return the run's JSON as it was received."""
+        return dict(self.payload)
+
+    @property
+    def seconds_run(self) -> float:
+        """Seconds from the run's creation to its end, or to its last change if it has none."""
+        return ((self.completed_at or self.updated_at) - self.created_at).total_seconds()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether this version knows the run's status."""
+        return isinstance(self.status, WorkflowRunStatus)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended, well or not; an unknown status has if ``completedAt`` is set."""
+        if self.is_known:
+            return self.status not in UNDER_WAY
+        return self.completed_at is not None
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the run ended well; never true for a status this version does not know."""
+        return self.status in SUCCESSES
+
+    @property
+    def failed(self) -> bool:
+        """Whether the run ended as ``FAILED``."""
+        return self.status is WorkflowRunStatus.FAILED
+
+    @property
+    def took_no_action(self) -> bool:
+        """Whether the run ended well without doing anything."""
+        return self.status is WorkflowRunStatus.COMPLETED_WITH_NO_ACTION_TAKEN
+
+    @property
+    def awaits_user_input(self) -> bool:
+        """Whether the run stands still until a person answers."""
+        return self.status is WorkflowRunStatus.AWAITING_USER_INPUT
+
+
+MISSING = object()
+STATUS_BY_NAME: Mapping[str, WorkflowRunStatus] = {status.value: status for status in WorkflowRunStatus}
+ANYTHING = re.compile(r"(?s).*")
+FIELDS: tuple[tuple[str, re.Pattern[str], bool], ...] = (
+    ("id", UUID, False),
+    ("workflowId", UUID, False),
+    ("status", re.compile(r"\S+"), False),
+    ("completedAt", TIMESTAMP, True),
+    ("createdAt", TIMESTAMP, False),
+    ("updatedAt", TIMESTAMP, False),
+    ("createdByUserId", UUID, False),
+    ("jobRunId", UUID, True),
+    ("currentStateName", ANYTHING, True),
+)
+
+
+def _parse(timestamp: str) -> DateTime:
+    import pendulum
+
+    try:
+        return cast("DateTime", pendulum.parse(timestamp))
+    except ValueError as error:
+        raise AnonProtocolError(f"{timestamp[:40]!r} is no date") from error

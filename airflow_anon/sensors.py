@@ -1,0 +1,199 @@
+"""The sensor that waits for a run."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import (
+    AirflowSkipException,
+    BaseSensorOperator,
+    PokeReturnValue,
+    context_merge,
+)
+
+from airflow_anon.hooks import AnonHook
+from airflow_anon.memory import STILL_WAITING_EVERY, Memory
+from airflow_anon.outcomes import conclude, timed_out
+from airflow_anon.protocol import Outcome, Plan, Sleep, take_look
+from airflow_anon.runs import normalise_id
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_anon.runs import WorkflowRun
+
+UserInputCallback = Callable[["Context"], Any]
+
+STORE_KEY = "anon_wait"
+
+
+class AnonWorkflowRunSensor(BaseSensorOperator):
+    """
+    Waits until a workflow run is over.
+
+    Passes when the run has completed, fails when it has failed, and hands the run's JSON on as the
+    XCom ``return_value``. Airflow's own parameters (``poke_interval``, ``timeout``, ``mode``,
+    ``exponential_backoff``, ``max_wait``, ``soft_fail``, ...) keep their meaning.
+
+    :param workflow_run_id: the run's UUID. (templated)
+    :param anon_conn_id: the Airflow connection to the API. (templated)
+    :param skip_on_no_action: skip the task, instead of passing it, when the run completed without
+        taking any action.
+    :param outage_tolerance: how long the API may be out of reach, counted from the last good look,
+        before the wait gives up; seconds or a ``timedelta``.
+    :param on_awaiting_user_input_callback: called with the task's context each time the run begins
+        to wait for a person: a callable, an Airflow notifier, or a list of these. The run's JSON is
+        in the context as ``workflow_run``.
+    :param user_input_timeout: how long the run may wait for a person before the task fails; seconds
+        or a ``timedelta``, without limit if None.
+    """
+
+    template_fields: Sequence[str] = ("workflow_run_id", "anon_conn_id")
+
+    _plan: Plan | None = None
+    _pause = Sleep(0.0)
+    _stays = False
+
+    def __init__(
+        self,
+        *,
+        workflow_run_id: str,
+        anon_conn_id: str = AnonHook.default_conn_name,
+        skip_on_no_action: bool = False,
+        outage_tolerance: float | timedelta = 600.0,
+        on_awaiting_user_input_callback: UserInputCallback | Sequence[UserInputCallback] | None = None,
+        user_input_timeout: float | timedelta | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.workflow_run_id = workflow_run_id
+        self.anon_conn_id = anon_conn_id
+        self.skip_on_no_action = skip_on_no_action
+        self.outage_tolerance = _seconds("outage_tolerance", outage_tolerance)
+        self.on_awaiting_user_input_callback = on_awaiting_user_input_callback
+        self.user_input_timeout = (
+            None if user_input_timeout is None else _seconds("user_input_timeout", user_input_timeout)
+        )
+        self._memory = Memory()
+
+    @cached_property
+    def hook(self) -> AnonHook:
+        """The hook for the sensor's connection."""
+        return AnonHook(self.anon_conn_id)
+
+    def execute(self, context: Context) -> Any:
+        """Wait as Airflow's sensors do, and close the connection to the API at the end."""
+        with self.hook:
+            return super().execute(context)
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        """Take one look at the run."""
+        if self._plan is None:
+            self._begin(context)
+        plan, memory = self._plan, self._memory
+        self._pause = Sleep(plan.interval(time.time()))
+        look = self.hook.converse(take_look(plan, memory))
+        if look.asks_user and look.run is not None:
+            self._ask_user(context, look.run)
+        if look.outcome is Outcome.WAITING:
+            self._pause = look.pause
+            self._keep(context, memory)
+            return PokeReturnValue(is_done=False)
+        if look.outcome is not Outcome.OVER or look.run is None:
+            raise timed_out(plan, memory, look)
+        return PokeReturnValue(is_done=True, xcom_value=self._conclude(look.run))
+
+    @property
+    def reschedule(self) -> bool:
+        """Whether the sensor leaves its worker between two looks."""
+        return self.mode == "reschedule" and not self._stays
+
+    def _get_next_poke_interval(self, *args: Any, **kwargs: Any) -> float:
+        # The pause comes from the look just taken, which knows of Retry-After, backoff and the deadline.
+        return self._pause.seconds + random.uniform(0.0, self._pause.spread)  # noqa: S311
+
+    def _conclude(self, run: WorkflowRun) -> dict[str, Any]:
+        if run.took_no_action and self.skip_on_no_action:
+            raise AirflowSkipException(f"Workflow run {run.id} completed without taking any action.")
+        return conclude(run)
+
+    def _begin(self, context: Context) -> None:
+        now = time.time()
+        rescheduled_at = _first_rescheduled_at(context) if self.reschedule else None
+        started_at = now if rescheduled_at is None else rescheduled_at.timestamp()
+        self._plan = Plan(
+            normalise_id(self.workflow_run_id),
+            started_at=started_at,
+            deadline=started_at + self.timeout,
+            poke_interval=self.poke_interval,
+            exponential_backoff=bool(self.exponential_backoff),
+            max_wait=None if self.max_wait is None else _seconds("max_wait", self.max_wait),
+            outage_tolerance=self.outage_tolerance,
+            user_input_timeout=self.user_input_timeout,
+        )
+        if rescheduled_at is not None:
+            self._memory = self._recall(context) or self._guess(now, started_at)
+
+    def _recall(self, context: Context) -> Memory | None:
+        """Return what the last look of this try left in Airflow's task state store (3.3 and later)."""
+        store = context.get("task_state_store")
+        kept = store.get(STORE_KEY) if store is not None else None
+        return Memory.from_json(kept["memory"]) if kept and kept["mark"] == self._mark(context) else None
+
+    def _guess(self, now: float, started_at: float) -> Memory:
+        """Return what is known without a store: the first look saw the run, or it had not come to a second."""
+        due = (now - started_at) % STILL_WAITING_EVERY < self.poke_interval
+        return Memory(seen_at=now, told_at=0.0 if due else now)
+
+    def _keep(self, context: Context, memory: Memory) -> None:
+        if self.mode != "reschedule":
+            return
+        store = context.get("task_state_store")
+        if store is not None:
+            store.set(STORE_KEY, {"mark": self._mark(context), "memory": memory.to_json()})
+            return
+        person_matters = self.on_awaiting_user_input_callback or self.user_input_timeout is not None
+        stays = bool(memory.missed or (memory.awaiting_since is not None and person_matters))
+        if stays and not self._stays:
+            self.log.warning(
+                "The sensor stays on its worker until the API answers again, or the person has answered: this "
+                "version of Airflow cannot keep the time of that between two looks (3.3 and later can)."
+            )
+        self._stays = stays
+
+    def _mark(self, context: Context) -> list[Any]:
+        return [self.workflow_run_id, self.anon_conn_id, context["ti"].try_number]
+
+    def _ask_user(self, context: Context, run: WorkflowRun) -> None:
+        callbacks = self.on_awaiting_user_input_callback or ()
+        context_merge(context, {"workflow_run": run.to_payload()})
+        for callback in callbacks if isinstance(callbacks, Sequence) else (callbacks,):
+            try:
+                callback(context)
+            except Exception:
+                self.log.exception("on_awaiting_user_input_callback failed; the wait goes on.")
+
+
+def _seconds(name: str, value: float | timedelta) -> float:
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < float("inf"):
+        raise ValueError(f"{name} must be a timedelta, or a number of seconds of at least 0, not {value!r}")
+    return float(seconds)
+
+
+def _first_rescheduled_at(context: Context) -> datetime | None:
+    """Return when the wait began if the sensor has been rescheduled before, else None."""
+    ti: Any = context["ti"]
+    if hasattr(ti, "get_first_reschedule_date"):
+        return ti.get_first_reschedule_date(context)  # type: ignore[no-any-return]
+    from airflow.sensors.base import _orig_start_date  # Airflow 2.11
+
+    first_try = (ti.max_tries or 0) - (ti.task.retries or 0) + 1
+    return _orig_start_date(  # type: ignore[no-any-return]
+        dag_id=ti.dag_id, task_id=ti.task_id, run_id=ti.run_id, map_index=ti.map_index, try_number=first_try
+    )

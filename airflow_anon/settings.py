@@ -1,0 +1,310 @@
+"""A connection's fields, checked and brought into one form: the ``Endpoint``. No I/O, no Airflow."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import SplitResult, urlsplit, urlunsplit
+
+from airflow_anon import __version__
+from airflow_anon.exceptions import AnonConfigurationError
+
+T = TypeVar("T")
+
+DEFAULT_HOST = "worker.anon.com"
+DEFAULT_TIMEOUT = 30.0
+DEFAULT_MAX_CONNECTIONS = 100
+API_PATH = "/api/v2"
+USER_AGENT = f"airflow-provider-anon/{__version__}"
+LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|\[::1\]")
+HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?|\[[0-9A-Fa-f:.]+\]")
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
+OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding"})
+EXTRAS = (
+    "timeout",
+    "verify",
+    "client_cert",
+    "client_key",
+    "proxy",
+    "headers",
+    "max_connections",
+    "max_requests_per_second",
+    "credential_header",
+    "credential_scheme",
+    "run_url_template",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """
+    Where the API is and how it is spoken to; both transports are built from it.
+
+    Whatever may hold a secret stays out of its ``repr``. ``timeout`` is in seconds and for one
+    request in all. ``cautions`` are sentences that deserve a warning in the log.
+    """
+
+    conn_id: str
+    base_url: str
+    headers: Mapping[str, str] = field(repr=False)
+    timeout: float = DEFAULT_TIMEOUT
+    verify: bool | str = True
+    client_cert: str | None = None
+    client_key: str | None = None
+    proxy: str | None = field(default=None, repr=False)
+    max_connections: int = DEFAULT_MAX_CONNECTIONS
+    max_requests_per_second: float | None = None
+    run_url_template: str | None = None
+    cautions: tuple[str, ...] = ()
+
+    @classmethod
+    def from_connection(
+        cls,
+        conn_id: str,
+        *,
+        host: str | None = None,
+        schema: str | None = None,
+        port: int | None = None,
+        login: str | None = None,
+        password: str | None = None,
+        extra: str | None = None,
+    ) -> Endpoint:
+        """
+        Check the fields of an Airflow connection; ``extra`` is its JSON text.
+
+        :raises AnonConfigurationError: a field makes no sense; the message names connection and
+            field and never shows a secret.
+        """
+        fields = _Fields(conn_id, extra)
+        base_url = _base_url(fields, host, schema, port)
+        credential = _credential(fields, login, password)
+        headers = {
+            "User-Agent": USER_AGENT,
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            **fields.take("headers", _headers, {}),
+            **credential,
+        }
+        return cls(
+            conn_id=conn_id,
+            base_url=base_url,
+            headers=headers,
+            timeout=fields.take("timeout", _positive, DEFAULT_TIMEOUT),
+            verify=fields.take("verify", _verify, True),
+            client_cert=fields.take("client_cert", _text, None),
+            client_key=fields.take("client_key", _text, None),
+            proxy=fields.take("proxy", _proxy, None),
+            max_connections=fields.take("max_connections", _count, DEFAULT_MAX_CONNECTIONS),
+            max_requests_per_second=fields.take("max_requests_per_second", _positive, None),
+            run_url_template=fields.take("run_url_template", _run_url_template, None),
+            cautions=tuple(_cautions(fields, base_url, credential)),
+        )
+
+    def url(self, path: str) -> str:
+        """Return the address of *path* (it begins with a slash) at this endpoint."""
+        return self.base_url + path
+
+
+class _Fields:
+    """The ``extra`` of a connection; each value is taken by name and checked on the way out."""
+
+    def __init__(self, conn_id: str, extra: str | None) -> None:
+        self.conn_id = conn_id
+        self.values: dict[str, Any] = {}
+        try:
+            values = json.loads(extra) if extra and extra.strip() else {}
+        except ValueError:
+            values = None
+        if not isinstance(values, dict):
+            self.refuse("extra", "is no JSON object")
+        prefix = "extra__anon__"
+        for name in sorted(values, key=lambda name: not name.startswith(prefix)):
+            if values[name] is not None and values[name] != "":
+                self.values[name.removeprefix(prefix)] = values[name]
+
+    def take(self, name: str, check: Callable[[Any], T], default: T) -> T:
+        value = self.values.get(name)
+        if value is None:
+            return default
+        try:
+            if value == "***":
+                raise ValueError("is a mask (***) in place of the value: enter the value again")
+            return check(value)
+        except ValueError as error:
+            self.refuse(name, str(error))
+
+    def refuse(self, field: str, why: str) -> NoReturn:
+        raise AnonConfigurationError(
+            f"Connection {self.conn_id!r}: {field} {why}.",
+            conn_id=self.conn_id,
+            field=field,
+        ) from None
+
+
+def _base_url(fields: _Fields, host: str | None, schema: str | None, port: int | None) -> str:
+    parts = _split_host(fields, (host or "").strip() or DEFAULT_HOST)
+    asked = (schema or "").strip().lower().removesuffix("://")
+    if asked not in {"", "http", "https"}:
+        fields.refuse("schema", "is neither https nor http")
+    if parts.scheme and asked and parts.scheme != asked:
+        fields.refuse("schema", f"is {asked}, but host begins with {parts.scheme}://")
+    scheme = parts.scheme or asked or "https"
+    netloc = parts.hostname or ""
+    if ":" in netloc:
+        netloc = f"[{netloc}]"
+    if not HOST_NAME.fullmatch(netloc):
+        fields.refuse("host", "is no host name or address such as worker.anon.com")
+    number = _port(fields, parts, port)
+    if number and number != {"https": 443, "http": 80}[scheme]:
+        netloc = f"{netloc}:{number}"
+    path = re.sub("/{2,}", "/", parts.path).rstrip("/").removesuffix(API_PATH)
+    if not re.fullmatch(r"[A-Za-z0-9/._~%!$&'()*+,;=:@-]*", path):
+        fields.refuse("host", "has a path with characters that a URL does not allow")
+    return urlunsplit((scheme, netloc, path, "", ""))
+
+
+def _split_host(fields: _Fields, host: str) -> SplitResult:
+    try:
+        parts = urlsplit(host if "://" in host else f"//{host}")
+    except ValueError:
+        fields.refuse("host", "is no host name or address such as worker.anon.com")
+    if parts.scheme not in {"", "http", "https"}:
+        fields.refuse("host", "begins with neither https:// nor http://")
+    if parts.username is not None or parts.password is not None:
+        fields.refuse("host", "holds a credential: it belongs into login and password")
+    if parts.query or parts.fragment:
+        fields.refuse("host", "has a query or a fragment: only host, port and base path belong there")
+    if "//" not in host and parts.path.startswith("//"):
+        fields.refuse("host", "is no host name or address such as worker.anon.com")
+    if parts.hostname in {"http", "https"}:
+        fields.refuse("host", "looks like a URL whose colon is missing")
+    return parts
+
+
+def _port(fields: _Fields, parts: SplitResult, port: int | None) -> int | None:
+    try:
+        in_host = parts.port
+    except ValueError:
+        fields.refuse("host", "has a port that is no number from 1 to 65535")
+    if in_host and port and in_host != port:
+        fields.refuse("port", f"is {port}, but host says {in_host}")
+    number = in_host or port
+    if number is not None and not 0 < number < 65536:
+        fields.refuse("port", "is no number from 1 to 65535")
+    return number
+
+
+def _credential(fields: _Fields, login: str | None, password: str | None) -> dict[str, str]:
+    login, secret = (login or "").strip(), (password or "").strip()
+    header = fields.take("credential_header", _header_name, "Authorization")
+    # A header of one's own mostly wants the bare token; Authorization always has a scheme.
+    default_scheme = "Bearer" if header.lower() == "authorization" else ""
+    scheme = fields.take("credential_scheme", _header_value, default_scheme)
+    if not secret:
+        return {}
+    if re.fullmatch(r"\*{3,}", secret):
+        fields.refuse("password", "is a mask (***) in place of the token: enter the token again")
+    if login:
+        return {header: f"Basic {b64encode(f'{login}:{secret}'.encode()).decode()}"}
+    if not re.fullmatch(r"[\x21-\x7e]+", secret):
+        fields.refuse("password", "has blanks or characters that an HTTP header cannot carry")
+    return {header: f"{scheme} {secret}".strip()}
+
+
+def _cautions(fields: _Fields, base_url: str, credential: Mapping[str, str]) -> list[str]:
+    cautions = []
+    parts = urlsplit(base_url)
+    if credential and parts.scheme == "http" and not LOOPBACK.fullmatch(parts.netloc.rpartition(":")[0] or parts.netloc):
+        cautions.append(
+            f"Connection {fields.conn_id!r} sends its credential to {parts.netloc} over plain http, "
+            "where anyone on the way can read it: use https."
+        )
+    for name in fields.values.keys() - set(EXTRAS):
+        close = difflib.get_close_matches(name, EXTRAS, n=1)
+        hint = f" Was {close[0]!r} meant?" if close else ""
+        cautions.append(f"Connection {fields.conn_id!r}: extra has an unknown field {name!r}, ignored.{hint}")
+    return cautions
+
+
+def _positive(value: object) -> float:
+    try:
+        number = float(value) if isinstance(value, (int, float, str)) else 0.0
+    except ValueError:
+        number = 0.0
+    if isinstance(value, bool) or not 0 < number < float("inf"):
+        raise ValueError("is no number above 0")
+    return number
+
+
+def _count(value: object) -> int:
+    number = _positive(value)
+    if number != int(number):
+        raise ValueError("is no whole number above 0")
+    return int(number)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise ValueError("is no text")
+    return value.strip()
+
+
+def _verify(value: object) -> bool | str:
+    if isinstance(value, bool):
+        return value
+    text = _text(value)
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _header_name(value: object) -> str:
+    name = _text(value)
+    if not HEADER_NAME.fullmatch(name):
+        raise ValueError("is no name of an HTTP header")
+    return name
+
+
+def _header_value(value: object) -> str:
+    if not isinstance(value, str) or not HEADER_VALUE.fullmatch(value):
+        raise ValueError("is no value of an HTTP header")
+    return value.strip()
+
+
+def _headers(value: object) -> dict[str, str]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    if not isinstance(value, dict):
+        raise ValueError('is no JSON object of names and values, such as {"X-Tenant": "blue"}')
+    headers = {_header_name(name): _header_value(text) for name, text in value.items()}
+    for name in headers:
+        if name.lower() in OWN_HEADERS:
+            raise ValueError(f"sets {name}, which is not the user's to set")
+    return headers
+
+
+def _proxy(value: object) -> str:
+    text = _text(value)
+    parts = urlsplit(text if "://" in text else f"http://{text}")
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("is no URL of an HTTP proxy such as http://proxy.example:3128")
+    parts.port  # noqa: B018  raises ValueError for a port that is none
+    return urlunsplit(parts)
+
+
+def _run_url_template(value: object) -> str:
+    text = _text(value)
+    try:
+        text.format(id="", workflow_id="")
+    except (KeyError, IndexError, AttributeError, ValueError):
+        raise ValueError("has placeholders other than {id} and {workflow_id}") from None
+    if not text.startswith(("https://", "http://")):
+        raise ValueError("is no http(s) address")
+    return text
