@@ -20,6 +20,8 @@ class News(NamedTuple):
 
 def duration(seconds: float) -> str:
     """Write a duration as a person would: ``4.2 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 d 4 h``."""
+    if seconds == float("inf"):
+        return "an unlimited time"
     if seconds < 60:
         return f"{seconds:.1f}".removesuffix(".0") + " s"
     for unit, size, small_unit, small in (("min", 60, "s", 1), ("h", 3600, "min", 60), ("d", 86400, "h", 3600)):
@@ -44,6 +46,7 @@ class Memory:
     :param seen_at: when the run was last seen; None before the first good look.
     :param status: the run's status then; *state_name*: its ``currentStateName``.
     :param missed: looks in a row that went unanswered since.
+    :param missed_since: when the first of these went unanswered, if any did.
     :param trouble: what the last of these ran into.
     :param awaiting_since: when the run began to wait for a person, while it does.
     :param looks: looks taken in all.
@@ -56,6 +59,7 @@ class Memory:
     status: str | None = None
     state_name: str | None = None
     missed: int = 0
+    missed_since: float = 0.0
     trouble: str = ""
     awaiting_since: float | None = None
     looks: int = 0
@@ -104,9 +108,11 @@ class Memory:
             self.awaiting_since = None
         return news, entered
 
-    def missed_look(self, trouble: str) -> None:
+    def missed_look(self, trouble: str, at: float) -> None:
         """Take in a look that went unanswered."""
         self.looks += 1
+        if not self.missed:
+            self.missed_since = at
         self.missed += 1
         self.trouble = trouble
 

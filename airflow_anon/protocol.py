@@ -13,9 +13,10 @@ The question *what does this answer mean for the wait?* is asked in :func:`inter
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
+from datetime import timezone
+from email.utils import parsedate_to_datetime
 from enum import Enum
 from http import HTTPStatus
 from typing import Any, NoReturn, TypeVar
@@ -42,7 +43,6 @@ SHORTEST_PAUSE = 1.0
 FIRST_BACKOFF = 1.0
 LONGEST_BACKOFF = 60.0
 LONGEST_RETRY_AFTER = 300.0
-CLOCK_TIME = re.compile(r"\d\d:\d\d:\d\d", re.ASCII)
 SPREAD = 0.05
 SPREAD_OF_BACKOFF = 0.25
 NIL_ID = "00000000-0000-0000-0000-000000000000"
@@ -83,7 +83,7 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer of the API; *headers* ignores case where a transport made it, *target* is the URL."""
+    """An answer of the API; *headers* ignores case where a transport made it, *target* is the URL and *conn_id* the connection."""
 
     status: int
     headers: Mapping[str, str]
@@ -91,6 +91,7 @@ class Response:
     sent_at: float
     at: float
     target: str
+    conn_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class NoResponse:
     sent_at: float
     at: float
     target: str
+    conn_id: str = ""
 
 
 Step = Request | Sleep | Renew | Tell
@@ -212,7 +214,7 @@ def read_run(body: bytes, workflow_run_id: str) -> WorkflowRun:
     except (ValueError, RecursionError) as error:
         raise AnonProtocolError("it is not JSON") from error
     run = WorkflowRun.from_payload(payload)
-    if run.id.lower() != workflow_run_id.lower():
+    if run.id.lower() != normalise_id(workflow_run_id).lower():
         raise AnonProtocolError(f"it describes another run, {run.id}")
     return run
 
@@ -223,14 +225,11 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def when(date: str | None) -> float | None:
     """Read an HTTP date in any of its three forms; None if there is none or it is none."""
-    if not date or not CLOCK_TIME.search(date):
-        return None
-    import pendulum
-
     try:
-        return float(pendulum.parse(date, strict=False).timestamp())  # type: ignore[union-attr]
-    except (ValueError, OverflowError, AttributeError):
+        moment = parsedate_to_datetime(date) if date else None
+    except (ValueError, OverflowError):
         return None
+    return moment.replace(tzinfo=moment.tzinfo or timezone.utc).timestamp() if moment else None
 
 
 def retry_after(value: str, now: float) -> float:
@@ -274,7 +273,14 @@ class Plan:
         if not self.exponential_backoff:
             return self.poke_interval
         grown = max(now - self.started_at, 0.0) + self.poke_interval
-        return grown if self.max_wait is None else min(grown, self.max_wait)
+        return min(grown, self.longest_interval)
+
+    @property
+    def longest_interval(self) -> float:
+        """The pause between two good looks that backoff does not go beyond."""
+        if not self.exponential_backoff or self.max_wait is None:
+            return float("inf")
+        return max(self.max_wait, SHORTEST_PAUSE)
 
 
 class Outcome(Enum):
@@ -380,9 +386,7 @@ def judge(plan: Plan, memory: Memory, answer: Answer) -> Look:
 def _judge_run(plan: Plan, memory: Memory, answer: Answer, run: WorkflowRun) -> Look:
     first = memory.seen_at is None
     news, asks_user = memory.saw(run, answer.at, _unchanged_for(run, answer))
-    limit = plan.deadline
-    if memory.awaiting_since is not None and plan.user_input_timeout is not None:
-        limit = min(limit, memory.awaiting_since + plan.user_input_timeout)
+    limit = _limit(plan, memory)
     if run.is_over:
         outcome = Outcome.OVER
         news.append(_ending(plan, memory, run))
@@ -393,21 +397,21 @@ def _judge_run(plan: Plan, memory: Memory, answer: Answer, run: WorkflowRun) -> 
         outcome = Outcome.TIMEOUT if answer.at >= plan.deadline else Outcome.USER_INPUT_TIMEOUT
     if news:
         memory.told_at = answer.at
-    pause = _pause(plan.interval(answer.at), limit - answer.at, SPREAD)
+    pause = _pause(plan.interval(answer.at), min(limit - answer.at, plan.longest_interval), SPREAD)
     return Look(outcome, answer.at, run=run, pause=pause, asks_user=asks_user, news=tuple(news))
 
 
 def _judge_trouble(plan: Plan, memory: Memory, answer: Answer) -> Look:
-    memory.missed_look(answer.trouble)
+    memory.missed_look(answer.trouble, answer.at)
     if answer.at >= plan.deadline:
         return Look(Outcome.TIMEOUT, answer.at)
-    patience_ends = answer.at if memory.seen_at is None else memory.seen_at + plan.outage_tolerance
+    patience_ends = _patience_ends(plan, memory)
     if answer.at >= patience_ends:
         raise lost_contact(plan, memory, answer)
     backoff = min(FIRST_BACKOFF * 2.0 ** min(memory.missed - 1, 16), LONGEST_BACKOFF)
     pause = _pause(
         max(plan.interval(answer.at), backoff, answer.retry_after),
-        min(plan.deadline, patience_ends) - answer.at,
+        min(end for end in (plan.deadline, patience_ends, _limit(plan, memory)) if end > answer.at) - answer.at,
         SPREAD_OF_BACKOFF,
     )
     news = _reminder(plan, memory, answer.at)
@@ -418,6 +422,22 @@ def _judge_trouble(plan: Plan, memory: Memory, answer: Answer) -> Look:
     if news:
         memory.told_at = answer.at
     return Look(Outcome.WAITING, answer.at, pause=pause, news=tuple(news))
+
+
+def _limit(plan: Plan, memory: Memory) -> float:
+    """Return when the wait's time is over, or the person's if that is sooner."""
+    if memory.awaiting_since is None or plan.user_input_timeout is None:
+        return plan.deadline
+    return min(plan.deadline, memory.awaiting_since + plan.user_input_timeout)
+
+
+def _patience_ends(plan: Plan, memory: Memory) -> float:
+    """Return when contact counts as lost; a run that was never seen has had its patience before."""
+    if memory.seen_at is None:
+        return memory.missed_since
+    # A pause between two looks may be longer than the tolerance: one missed look is no outage yet.
+    grace = min(plan.outage_tolerance, FIRST_LOOK_PATIENCE)
+    return max(memory.seen_at + plan.outage_tolerance, memory.missed_since + grace)
 
 
 def _unchanged_for(run: WorkflowRun, answer: Answer) -> float:
@@ -467,6 +487,8 @@ def last_seen(memory: Memory) -> str:
     """Write what is known of the run from the last good look."""
     if memory.seen_at is None:
         return "the run has not been seen"
+    if memory.status is None:
+        return "its last status was not kept"
     import pendulum
 
     seen = pendulum.from_timestamp(memory.seen_at).to_iso8601_string()
@@ -476,7 +498,8 @@ def last_seen(memory: Memory) -> str:
 def rejection(workflow_run_id: str, answer: Answer, memory: Memory) -> AnonError:
     """Make the error for an answer that asking again will not change."""
     kind: type[AnonError] = AnonRejectedError
-    why = "The API does not take this request: check 'host' of the connection, and the id."
+    connection = f"connection {answer.reply.conn_id!r}"
+    why = f"The API does not take this request: check 'host' of {connection}, and the id."
     if answer.meaning is Meaning.MISSING and memory.seen_at is not None:
         kind = AnonNotFoundError
         why = f"The run is gone, or hidden from this token: {last_seen(memory)}."
@@ -485,9 +508,9 @@ def rejection(workflow_run_id: str, answer: Answer, memory: Memory) -> AnonError
         why = "No such run, or not visible to this token: check the id, and the account of the token."
     elif answer.meaning is Meaning.REFUSED:
         kind = AnonAuthenticationError
-        why = "The API refuses the credential: check 'password' (the token) and 'login' of the connection."
+        why = f"The API refuses the credential: check 'password' (the token) and 'login' of {connection}."
     elif 300 <= (answer.status_code or 0) < 400:
-        why = "The API never redirects, and no redirect is followed: check 'host' of the connection."
+        why = f"The API never redirects, and no redirect is followed: check 'host' of {connection}."
     return kind(f"Workflow run {workflow_run_id}: {answer.source}. {why}", **_facts(workflow_run_id, answer, memory))
 
 
@@ -495,8 +518,8 @@ def lost_contact(plan: Plan, memory: Memory, answer: Answer) -> AnonUnavailableE
     """Make the error for an API that has been out of reach for too long."""
     if memory.seen_at is None:
         text = (
-            f"No answer about workflow run {plan.workflow_run_id}: {answer.source}. The state of the run is "
-            "unknown. Check 'host' of the connection, and whether the API is up."
+            f"No answer about workflow run {plan.workflow_run_id}: {answer.source}. The state of the run is unknown. "
+            f"Check 'host' of connection {answer.reply.conn_id!r}, and whether the API is up."
         )
     else:
         text = (

@@ -8,8 +8,9 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from string import Formatter
 from typing import Any, NoReturn, TypeVar
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from airflow_anon import __version__
 from airflow_anon.exceptions import AnonConfigurationError
@@ -21,11 +22,14 @@ DEFAULT_TIMEOUT = 30.0
 DEFAULT_MAX_CONNECTIONS = 100
 API_PATH = "/api/v2"
 USER_AGENT = f"airflow-provider-anon/{__version__}"
-LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|\[::1\]")
-HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?|\[[0-9A-Fa-f:.]+\]")
+LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
+LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+HOST_NAME = re.compile(rf"(?=.{{1,253}}$){LABEL}(\.{LABEL})*\.?|\[[0-9A-Fa-f:.]+\]")
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding"})
+OUR_HEADERS = {"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "identity"}
+LARGEST_NUMBER = 1e6
 EXTRAS = (
     "timeout",
     "verify",
@@ -84,13 +88,7 @@ class Endpoint:
         fields = _Fields(conn_id, extra)
         base_url = _base_url(fields, host, schema, port)
         credential = _credential(fields, login, password)
-        headers = {
-            "User-Agent": USER_AGENT,
-            "Accept": "application/json",
-            "Accept-Encoding": "identity",
-            **fields.take("headers", _headers, {}),
-            **credential,
-        }
+        headers = _merged(OUR_HEADERS, fields.take("headers", _headers, {}), credential)
         return cls(
             conn_id=conn_id,
             base_url=base_url,
@@ -99,7 +97,7 @@ class Endpoint:
             verify=fields.take("verify", _verify, True),
             client_cert=fields.take("client_cert", _text, None),
             client_key=fields.take("client_key", _text, None),
-            proxy=fields.take("proxy", _proxy, None),
+            proxy=fields.take("proxy", proxy_url, None),
             max_connections=fields.take("max_connections", _count, DEFAULT_MAX_CONNECTIONS),
             max_requests_per_second=fields.take("max_requests_per_second", _positive, None),
             run_url_template=fields.take("run_url_template", _run_url_template, None),
@@ -119,7 +117,7 @@ class _Fields:
         self.values: dict[str, Any] = {}
         try:
             values = json.loads(extra) if extra and extra.strip() else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             values = None
         if not isinstance(values, dict):
             self.refuse("extra", "is no JSON object")
@@ -164,7 +162,7 @@ def _base_url(fields: _Fields, host: str | None, schema: str | None, port: int |
     if number and number != {"https": 443, "http": 80}[scheme]:
         netloc = f"{netloc}:{number}"
     path = re.sub("/{2,}", "/", parts.path).rstrip("/").removesuffix(API_PATH)
-    if not re.fullmatch(r"[A-Za-z0-9/._~%!$&'()*+,;=:@-]*", path):
+    if not re.fullmatch(r"([A-Za-z0-9/._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*", path):
         fields.refuse("host", "has a path with characters that a URL does not allow")
     return urlunsplit((scheme, netloc, path, "", ""))
 
@@ -180,8 +178,6 @@ def _split_host(fields: _Fields, host: str) -> SplitResult:
         fields.refuse("host", "holds a credential: it belongs into login and password")
     if parts.query or parts.fragment:
         fields.refuse("host", "has a query or a fragment: only host, port and base path belong there")
-    if "//" not in host and parts.path.startswith("//"):
-        fields.refuse("host", "is no host name or address such as worker.anon.com")
     if parts.hostname in {"http", "https"}:
         fields.refuse("host", "looks like a URL whose colon is missing")
     return parts
@@ -194,7 +190,7 @@ def _port(fields: _Fields, parts: SplitResult, port: int | None) -> int | None:
         fields.refuse("host", "has a port that is no number from 1 to 65535")
     if in_host and port and in_host != port:
         fields.refuse("port", f"is {port}, but host says {in_host}")
-    number = in_host or port
+    number = port if in_host is None else in_host
     if number is not None and not 0 < number < 65536:
         fields.refuse("port", "is no number from 1 to 65535")
     return number
@@ -211,6 +207,8 @@ def _credential(fields: _Fields, login: str | None, password: str | None) -> dic
     if re.fullmatch(r"\*{3,}", secret):
         fields.refuse("password", "is a mask (***) in place of the token: enter the token again")
     if login:
+        if re.search("[\ud800-\udfff]", login + secret):
+            fields.refuse("password", "or login has characters that are no text")
         return {header: f"Basic {b64encode(f'{login}:{secret}'.encode()).decode()}"}
     if not re.fullmatch(r"[\x21-\x7e]+", secret):
         fields.refuse("password", "has blanks or characters that an HTTP header cannot carry")
@@ -220,12 +218,12 @@ def _credential(fields: _Fields, login: str | None, password: str | None) -> dic
 def _cautions(fields: _Fields, base_url: str, credential: Mapping[str, str]) -> list[str]:
     cautions = []
     parts = urlsplit(base_url)
-    if credential and parts.scheme == "http" and not LOOPBACK.fullmatch(parts.netloc.rpartition(":")[0] or parts.netloc):
+    if credential and parts.scheme == "http" and not LOOPBACK.fullmatch(parts.hostname or ""):
         cautions.append(
             f"Connection {fields.conn_id!r} sends its credential to {parts.netloc} over plain http, "
             "where anyone on the way can read it: use https."
         )
-    for name in fields.values.keys() - set(EXTRAS):
+    for name in sorted(fields.values.keys() - set(EXTRAS)):
         close = difflib.get_close_matches(name, EXTRAS, n=1)
         hint = f" Was {close[0]!r} meant?" if close else ""
         cautions.append(f"Connection {fields.conn_id!r}: extra has an unknown field {name!r}, ignored.{hint}")
@@ -235,10 +233,10 @@ def _cautions(fields: _Fields, base_url: str, credential: Mapping[str, str]) -> 
 def _positive(value: object) -> float:
     try:
         number = float(value) if isinstance(value, (int, float, str)) else 0.0
-    except ValueError:
+    except (ValueError, OverflowError):
         number = 0.0
-    if isinstance(value, bool) or not 0 < number < float("inf"):
-        raise ValueError("is no number above 0")
+    if isinstance(value, bool) or not 0 < number <= LARGEST_NUMBER:
+        raise ValueError(f"is no number above 0 (and up to {LARGEST_NUMBER:.0f})")
     return number
 
 
@@ -266,12 +264,16 @@ def _header_name(value: object) -> str:
     name = _text(value)
     if not HEADER_NAME.fullmatch(name):
         raise ValueError("is no name of an HTTP header")
+    if name.lower() in OWN_HEADERS:
+        raise ValueError(f"sets {name}, which is not the user's to set")
     return name
 
 
 def _header_value(value: object) -> str:
     if not isinstance(value, str) or not HEADER_VALUE.fullmatch(value):
         raise ValueError("is no value of an HTTP header")
+    if value == "***":
+        raise ValueError("holds a mask (***) in place of a value: enter the value again")
     return value.strip()
 
 
@@ -279,32 +281,45 @@ def _headers(value: object) -> dict[str, str]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
     if not isinstance(value, dict):
         raise ValueError('is no JSON object of names and values, such as {"X-Tenant": "blue"}')
-    headers = {_header_name(name): _header_value(text) for name, text in value.items()}
-    for name in headers:
-        if name.lower() in OWN_HEADERS:
-            raise ValueError(f"sets {name}, which is not the user's to set")
-    return headers
+    return {_header_name(name): _header_value(text) for name, text in value.items()}
 
 
-def _proxy(value: object) -> str:
+def _merged(*layers: Mapping[str, str]) -> dict[str, str]:
+    """Put headers over one another; HTTP does not tell upper from lower case in their names."""
+    merged = {name.lower(): (name, value) for layer in layers for name, value in layer.items()}
+    return dict(merged.values())
+
+
+def proxy_url(value: object) -> str:
+    """
+    Check the address of a proxy.
+
+    :raises ValueError: it is none; the text does not show it.
+    """
     text = _text(value)
-    parts = urlsplit(text if "://" in text else f"http://{text}")
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        unquote(parts.netloc).encode("latin1")  # Basic credentials of a proxy have no other characters
+    except ValueError:
+        usable = False  # the error's own text would show a part of the URL, which may be the password
+    if not usable:
         raise ValueError("is no URL of an HTTP proxy such as http://proxy.example:3128")
-    parts.port  # noqa: B018  raises ValueError for a port that is none
     return urlunsplit(parts)
 
 
 def _run_url_template(value: object) -> str:
     text = _text(value)
     try:
-        text.format(id="", workflow_id="")
-    except (KeyError, IndexError, AttributeError, ValueError):
-        raise ValueError("has placeholders other than {id} and {workflow_id}") from None
+        placeholders = {tuple(rest) for _, *rest in Formatter().parse(text)}
+    except ValueError:
+        placeholders = {("unreadable",)}
+    if not placeholders <= {("id", "", None), ("workflow_id", "", None), (None, None, None)}:
+        raise ValueError("has placeholders other than {id} and {workflow_id}")
     if not text.startswith(("https://", "http://")):
         raise ValueError("is no http(s) address")
     return text

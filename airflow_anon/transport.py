@@ -17,10 +17,11 @@ import random
 import socket
 import ssl
 import time
+from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
 import requests
@@ -31,6 +32,7 @@ import urllib3.connection
 
 from airflow_anon.exceptions import AnonConfigurationError
 from airflow_anon.protocol import NoResponse, Renew, Reply, Request, Response, Sleep, Tell
+from airflow_anon.settings import OUR_HEADERS, proxy_url
 
 if TYPE_CHECKING:
     from airflow_anon.memory import News
@@ -43,6 +45,9 @@ LONGEST_BODY = 1024 * 1024
 # Proxies and load balancers mostly close an idle connection after 60 s or more, so with the usual
 # intervals of a wait it is used again; aiohttp's own 15 s would open a new one for each look.
 KEEP_ALIVE = 310.0
+asleep = asyncio.sleep
+# What http.client reads; aiohttp would give up at 8190 bytes.
+LONGEST_LINE = 65536
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 
@@ -67,6 +72,7 @@ def ssl_context(endpoint: Endpoint) -> ssl.SSLContext:
             context.load_verify_locations(requests.utils.DEFAULT_CA_BUNDLE_PATH)
     except OSError as error:
         _refuse(endpoint, source, error)
+    context.set_alpn_protocols(["http/1.1"])  # as urllib3 does to every context
     if endpoint.verify is False:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -95,14 +101,24 @@ def proxy_for(endpoint: Endpoint) -> str | None:
     proxy: str | None = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url, no_proxy=None))
     if not proxy:
         return None
-    proxy = proxy if "://" in proxy else f"http://{proxy}"
-    if urlsplit(proxy).scheme not in {"http", "https"}:
+    try:
+        return proxy_url(proxy)
+    except ValueError as error:
         text = (
-            f"Connection {endpoint.conn_id!r}: the environment names a proxy that is neither http:// nor "
-            "https://. Set 'proxy' in the connection's extra, or NO_PROXY for the host."
+            f"Connection {endpoint.conn_id!r}: the proxy that the environment names {error}. "
+            "Set 'proxy' in the connection's extra, or NO_PROXY for the host."
         )
-        raise AnonConfigurationError(text, conn_id=endpoint.conn_id, field="proxy")
-    return proxy
+        raise AnonConfigurationError(text, conn_id=endpoint.conn_id, field="proxy") from None
+
+
+def proxy_headers(endpoint: Endpoint) -> dict[str, str]:
+    """Return what a proxy is told; never the endpoint's credential, which is not for it to see."""
+    names = {name.lower() for name in OUR_HEADERS}
+    return {name: value for name, value in endpoint.headers.items() if name.lower() in names}
+
+
+def _speaks_tls(endpoint: Endpoint, proxy: str | None) -> bool:
+    return any(url.startswith("https:") for url in (endpoint.base_url, proxy or ""))
 
 
 def explain(error: BaseException) -> str:
@@ -121,30 +137,29 @@ def explain(error: BaseException) -> str:
             queue += [*parts, *(getattr(item, name, None) for name in ("reason", "os_error", "certificate_error"))]
     for kind, words in TROUBLES:
         for item in seen:
-            if isinstance(item, kind):
-                return words(item) if callable(words) else words
+            # aiohttp's TLS errors are ssl's in name only; the real one is inside.
+            if isinstance(item, kind) and not isinstance(item, aiohttp.ClientSSLError):
+                text: str | None = words(item) if callable(words) else words
+                if text:
+                    return text
     return type(error).__name__
 
 
-def _os_error(error: Any) -> str:
-    return os.strerror(error.errno) if error.errno else type(error).__name__
+def _os_error(error: Any) -> str | None:
+    return os.strerror(error.errno) if error.errno else None
 
 
 TROUBLES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Any], ...] = (
+    ((ssl.SSLEOFError, ssl.SSLZeroReturnError), "connection lost"),
     (ssl.SSLCertVerificationError, lambda error: f"TLS certificate not accepted: {error.verify_message}"),
     (ssl.SSLError, lambda error: f"TLS failed: {error.reason or type(error).__name__}"),
     (socket.gaierror, "host name not found"),
     (ConnectionRefusedError, "connection refused"),
-    (
-        (TimeoutError, asyncio.TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError),
-        "timed out",
-    ),
-    (
-        (aiohttp.ClientHttpProxyError, requests.exceptions.ProxyError),
-        "the proxy did not connect",
-    ),
+    ((TimeoutError, asyncio.TimeoutError), "timed out"),
+    (aiohttp.ClientHttpProxyError, "the proxy did not connect"),
     (
         (
+            ConnectionAbortedError,
             ConnectionResetError,
             BrokenPipeError,
             http.client.RemoteDisconnected,
@@ -156,10 +171,11 @@ TROUBLES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Any
         "connection lost",
     ),
     (
-        (http.client.HTTPException, aiohttp.ClientResponseError, urllib3.exceptions.HTTPError),
+        (http.client.HTTPException, aiohttp.ClientResponseError, urllib3.exceptions.InvalidHeader),
         "the answer is not HTTP",
     ),
     (OSError, _os_error),
+    (requests.exceptions.ProxyError, "the proxy did not connect"),
 )
 TOO_LONG = f"an answer of more than {LONGEST_BODY} bytes"
 
@@ -168,9 +184,10 @@ TOO_LONG = f"an answer of more than {LONGEST_BODY} bytes"
 
 
 class _Clock:
-    """When the request under way has to be over, by the monotonic clock."""
+    """When the request under way has to be over, by the monotonic clock, and whether it was sent."""
 
     ends_at = float("inf")
+    is_sent = False
 
     def left(self) -> float:
         left = self.ends_at - time.monotonic()
@@ -184,13 +201,16 @@ class _TimedReader(io.RawIOBase):
 
     def __init__(self, raw: io.RawIOBase, sock: socket.socket, clock: _Clock) -> None:
         self.raw, self.sock, self.clock = raw, sock, clock
+        self.is_at_end = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
         self.sock.settimeout(self.clock.left())
-        return self.raw.readinto(buffer)  # type: ignore[attr-defined, no-any-return]
+        count: int | None = self.raw.readinto(buffer)  # type: ignore[attr-defined]
+        self.is_at_end = count == 0
+        return count
 
     def close(self) -> None:
         self.raw.close()
@@ -200,9 +220,10 @@ class _TimedReader(io.RawIOBase):
 class _Adapter(requests.adapters.HTTPAdapter):
     """Lends requests our TLS settings and our clock."""
 
-    def __init__(self, endpoint: Endpoint, clock: _Clock) -> None:
+    def __init__(self, endpoint: Endpoint, proxy: str | None, clock: _Clock) -> None:
+        self.endpoint = endpoint
         self.clock = clock
-        self.ssl_context = ssl_context(endpoint) if endpoint.base_url.startswith("https:") else None
+        self.ssl_context = ssl_context(endpoint) if _speaks_tls(endpoint, proxy) else None
         super().__init__(pool_connections=1, pool_maxsize=1)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -210,9 +231,19 @@ class _Adapter(requests.adapters.HTTPAdapter):
         self._time(self.poolmanager)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(*args, **kwargs, ssl_context=self.ssl_context)
+        contexts = {"ssl_context": self.ssl_context, "proxy_ssl_context": self.ssl_context}
+        manager = super().proxy_manager_for(*args, **kwargs, **contexts)
         self._time(manager)
         return manager
+
+    def proxy_headers(self, proxy: str) -> dict[str, str]:
+        """Tell a proxy what aiohttp tells it, a login without a password and the reverse included."""
+        headers = proxy_headers(self.endpoint)
+        parts = urlsplit(proxy)
+        if parts.username is not None or parts.password is not None:
+            login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+            headers["Proxy-Authorization"] = f"Basic {b64encode(login.encode('latin1')).decode()}"
+        return headers
 
     def build_connection_pool_key_attributes(self, *args: Any, **kwargs: Any) -> Any:
         # What requests would add here, its own CA bundle among it, is settled in the context.
@@ -228,11 +259,33 @@ class _Adapter(requests.adapters.HTTPAdapter):
         class TimedResponse(http.client.HTTPResponse):
             def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
                 super().__init__(sock, *args, **kwargs)
-                self.fp = io.BufferedReader(_TimedReader(self.fp.detach(), sock, clock))
+                clock.is_sent = True
+                self.reader = _TimedReader(self.fp.detach(), sock, clock)
+                self.fp = io.BufferedReader(self.reader)
+
+            def _read_status(self) -> tuple[str, int, str]:
+                # http.client passes over 100 alone, aiohttp over all that come before an answer.
+                version, status, reason = super()._read_status()  # type: ignore[misc]
+                return version, 100 if 102 <= status < 200 else status, reason
+
+            def begin(self) -> None:
+                super().begin()
+                if self.reader.is_at_end:
+                    raise ConnectionResetError(errno.ECONNRESET, "cut off within the headers")
 
         def timed(pool: type[Any]) -> type[Any]:
-            connection = type("Connection", (pool.ConnectionCls,), {"response_class": TimedResponse})
-            return type(pool.__name__, (pool,), {"ConnectionCls": connection})
+            class Connection(pool.ConnectionCls):  # type: ignore[misc, name-defined]
+                response_class = TimedResponse
+
+                def _new_conn(self) -> socket.socket:
+                    # An address that stays silent must not use up the time of the others.
+                    addresses = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+                    self.timeout = clock.left() / len(addresses)
+                    sock: socket.socket = super()._new_conn()
+                    sock.settimeout(clock.left())
+                    return sock
+
+            return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
 
         manager.pool_classes_by_scheme = {
             "http": timed(urllib3.HTTPConnectionPool),
@@ -251,10 +304,11 @@ class Client:
         self.endpoint = endpoint
         self.session = requests.Session()
         self.session.trust_env = False
-        self.session.mount(f"{urlsplit(endpoint.base_url).scheme}://", _Adapter(endpoint, self.clock))
+        # Even for a redirect that is not followed, requests would read its body and its Location.
+        self.session.get_redirect_target = lambda response: None  # type: ignore[method-assign]
         proxy = proxy_for(endpoint)
+        self.session.mount(f"{urlsplit(endpoint.base_url).scheme}://", _Adapter(endpoint, proxy, self.clock))
         self.proxies = {"http": proxy, "https": proxy} if proxy else {}
-        self.is_warm = False
 
     def renew(self, endpoint: Endpoint) -> bool:
         """Go on with another endpoint; say whether it is another."""
@@ -271,21 +325,19 @@ class Client:
         self.clock.ends_at = time.monotonic() + self.endpoint.timeout
         try:
             status, headers, body = self._get(url)
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, http.client.HTTPException) as error:
-            self.is_warm = False
-            return NoResponse(explain(error), sent_at, time.time(), url)
-        self.is_warm = True
+        except (urllib3.exceptions.HTTPError, OSError, http.client.HTTPException, ValueError) as error:
+            return NoResponse(explain(error), sent_at, time.time(), url, self.endpoint.conn_id)
         if body is None:
-            return NoResponse(TOO_LONG, sent_at, time.time(), url)
-        return Response(status, headers, body, sent_at, time.time(), url)
+            return NoResponse(TOO_LONG, sent_at, time.time(), url, self.endpoint.conn_id)
+        return Response(status, headers, body, sent_at, time.time(), url, self.endpoint.conn_id)
 
     def _get(self, url: str) -> tuple[int, Any, bytes | None]:
         prepared = requests.Request("GET", url, headers=dict(self.endpoint.headers)).prepare()
         try:
             response = self._send(prepared)
         except requests.ConnectionError as error:
-            # An idle connection that the server has closed meanwhile: a new one is opened, once.
-            if not self.is_warm or explain(error) != "connection lost":
+            # Asked once more, as aiohttp does: mostly it was an idle connection that the server closed.
+            if not self.clock.is_sent or explain(error) != "connection lost":
                 raise
             response = self._send(prepared)
         with response:
@@ -293,6 +345,7 @@ class Client:
 
     def _send(self, prepared: requests.PreparedRequest) -> requests.Response:
         left = self.clock.left()
+        self.clock.is_sent = False
         return self.session.send(
             prepared, stream=True, allow_redirects=False, timeout=(left, left), proxies=self.proxies
         )
@@ -301,7 +354,10 @@ class Client:
     def _body(response: requests.Response) -> bytes | None:
         if (response.raw.length_remaining or 0) > LONGEST_BODY:
             return None
-        body = response.raw.read(LONGEST_BODY + 1, decode_content=False)
+        body = b""
+        # The last read, which finds nothing, is the one that notices a body cut short.
+        while chunk := response.raw.read(LONGEST_BODY + 1 - len(body), decode_content=False):
+            body += chunk
         return body if len(body) <= LONGEST_BODY else None
 
     def close(self) -> None:
@@ -315,7 +371,6 @@ def converse(
     *,
     tell: Callable[[News], None],
     renew: Callable[[], bool],
-    sleep: Callable[[float], None] = time.sleep,
 ) -> T:
     """
     Carry a conversation out and return its result.
@@ -333,7 +388,7 @@ def converse(
         if isinstance(step, Request):
             reply = client.send(step)
         elif isinstance(step, Sleep):
-            sleep(step.seconds + random.uniform(0.0, step.spread))  # noqa: S311  spreads load, hides nothing
+            time.sleep(step.seconds + random.uniform(0.0, step.spread))  # noqa: S311  spreads load, hides nothing
         elif isinstance(step, Renew):
             reply = renew()
         elif isinstance(step, Tell):
@@ -359,16 +414,17 @@ class AsyncClient:
         return client
 
     async def _open(self, endpoint: Endpoint) -> None:
-        context = await asyncio.to_thread(ssl_context, endpoint) if endpoint.base_url.startswith("https:") else True
         self.endpoint = endpoint
         self.proxy = proxy_for(endpoint)
+        context = await asyncio.to_thread(ssl_context, endpoint) if _speaks_tls(endpoint, self.proxy) else True
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=endpoint.max_connections, ssl=context, keepalive_timeout=KEEP_ALIVE
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers=endpoint.headers,
             timeout=aiohttp.ClientTimeout(total=endpoint.timeout),
+            max_line_size=LONGEST_LINE,
+            max_field_size=LONGEST_LINE,
             auto_decompress=False,
             trust_env=False,
         )
@@ -386,13 +442,20 @@ class AsyncClient:
         url = self.endpoint.url(request.path)
         sent_at = time.time()
         try:
-            async with self.session.get(url, allow_redirects=False, proxy=self.proxy) as response:
+            # Headers of the session would go to the proxy too, the credential among them.
+            async with self.session.get(
+                url,
+                headers=self.endpoint.headers,
+                allow_redirects=False,
+                proxy=self.proxy,
+                proxy_headers=proxy_headers(self.endpoint),
+            ) as response:
                 body = await self._body(response)
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError) as error:
-            return NoResponse(explain(error), sent_at, time.time(), url)
+            return NoResponse(explain(error), sent_at, time.time(), url, self.endpoint.conn_id)
         if body is None:
-            return NoResponse(TOO_LONG, sent_at, time.time(), url)
-        return Response(response.status, response.headers, body, sent_at, time.time(), url)
+            return NoResponse(TOO_LONG, sent_at, time.time(), url, self.endpoint.conn_id)
+        return Response(response.status, response.headers, body, sent_at, time.time(), url, self.endpoint.conn_id)
 
     @staticmethod
     async def _body(response: aiohttp.ClientResponse) -> bytes | None:
@@ -419,7 +482,6 @@ async def aconverse(
     *,
     tell: Callable[[News], None],
     renew: Callable[[], Awaitable[bool]],
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> T:
     """Carry a conversation out as :func:`converse` does, without blocking the event loop."""
     reply: Reply = None
@@ -432,7 +494,7 @@ async def aconverse(
         if isinstance(step, Request):
             reply = await client.send(step)
         elif isinstance(step, Sleep):
-            await sleep(step.seconds + random.uniform(0.0, step.spread))  # noqa: S311
+            await asleep(step.seconds + random.uniform(0.0, step.spread))  # noqa: S311
         elif isinstance(step, Renew):
             reply = await renew()
         elif isinstance(step, Tell):

@@ -1,0 +1,116 @@
+"""One simulated run on its way through its script. No I/O; whoever asks brings the time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from airflow_anon.runs import WorkflowRunStatus
+from airflow_anon.simulator.clock import timestamp
+from airflow_anon.simulator.scripts import Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+USER_ID = "5f0c3b52-6a0e-4c7b-9a55-2d6c1f3e8b10"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A run entered a step of its script at a time."""
+
+    at: float
+    run_id: str
+    status: str | None
+
+
+@dataclass(slots=True)
+class ScriptedRun:
+    """
+    A run and where it stands.
+
+    :param created_at: seconds since the epoch, as all times here.
+    :param on_change: told each time that the run enters a step.
+    """
+
+    id: str
+    workflow_id: str
+    steps: tuple[Step, ...]
+    created_at: float
+    on_change: Callable[[Change], None]
+    job_run_id: str = field(default_factory=lambda: str(uuid4()))
+    looks: int = 0
+    _index: int = -1
+    _entered_at: float = 0
+    _looks_at_entry: int = 0
+
+    def __post_init__(self) -> None:
+        """Enter the first step."""
+        self._enter_next(self.created_at)
+
+    @property
+    def step(self) -> Step:
+        """The step it was in when it was last settled."""
+        return self.steps[self._index]
+
+    def settle(self, now: float) -> None:
+        """Pass through the steps whose time is over."""
+        while self.step.seconds is not None and now >= self._entered_at + self.step.seconds:
+            self._enter_next(self._entered_at + self.step.seconds)
+
+    def look(self, now: float) -> dict[str, Any] | None:
+        """Show the run to a client: its JSON, or nothing while it is not visible."""
+        self.settle(now)
+        shown = self.payload()
+        self.looks += 1
+        if self.step.looks is not None and self.looks - self._looks_at_entry >= self.step.looks:
+            self._enter_next(now)
+        return shown
+
+    def answer(self, now: float) -> None:
+        """
+        Go on, as when a person has answered.
+
+        :raises ValueError: the run waits for nobody.
+        """
+        self.settle(now)
+        if not self.step.until_answered:
+            raise ValueError(f"run {self.id} is {self.step.status} and waits for no answer")
+        self._enter_next(now)
+
+    def end(self, status: WorkflowRunStatus, now: float) -> None:
+        """
+        End now, whatever the script says.
+
+        :raises ValueError: the run has ended already.
+        """
+        self.settle(now)
+        if self.step.ended:
+            raise ValueError(f"run {self.id} has ended already: {self.step.status}")
+        self.steps = (*self.steps[: self._index + 1], Step(status.value, ended=True, state=self.step.state))
+        self._enter_next(now)
+
+    def payload(self) -> dict[str, Any] | None:
+        """Return the API's nine fields, or nothing while the run is not visible."""
+        step = self.step
+        if step.status is None:
+            return None
+        is_pending = step.status == WorkflowRunStatus.PENDING
+        return {
+            "id": self.id,
+            "workflowId": self.workflow_id,
+            "status": step.status,
+            "completedAt": timestamp(self._entered_at) if step.ended else None,
+            "createdAt": timestamp(self.created_at),
+            "updatedAt": timestamp(self._entered_at),
+            "createdByUserId": USER_ID,
+            "jobRunId": None if is_pending else self.job_run_id,
+            "currentStateName": step.state,
+        }
+
+    def _enter_next(self, at: float) -> None:
+        self._index += 1
+        self._entered_at = at
+        self._looks_at_entry = self.looks
+        self.on_change(Change(at, self.id, self.step.status))

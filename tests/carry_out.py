@@ -1,0 +1,248 @@
+"""
+Carries a task out to its end as Airflow does: every start on a worker has a new task object, and
+what is deferred, fired or kept goes through JSON. Time is simulated: a sleep moves the clocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib import import_module
+from typing import Any
+from unittest import mock
+
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferred,
+)
+from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, AIRFLOW_V_3_3_PLUS
+
+from airflow_anon.simulator import MovableClock, Simulator
+
+if AIRFLOW_V_3_3_PLUS:
+    from airflow.sdk.exceptions import AirflowRescheduleException
+else:
+    from airflow.exceptions import AirflowRescheduleException
+
+LONGEST = 10_000
+
+
+class MovingTime:
+    """A clock for everything that waits: sleeping moves it, and the simulator's with it."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.simulator = simulator
+        self.offset = 0.0
+        self.slept: list[float] = []
+        self.real_time, self.real_monotonic = time.time, time.monotonic
+
+    def time(self) -> float:
+        return self.real_time() + self.offset
+
+    def monotonic(self) -> float:
+        return self.real_monotonic() + self.offset
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.offset += seconds
+        self.simulator.advance(seconds)
+        if len(self.slept) > LONGEST:
+            raise AssertionError("the task waits for ever")
+
+    async def asleep(self, seconds: float) -> None:
+        self.sleep(seconds)
+        await real_asleep(0)
+
+    def utcnow(self) -> datetime:
+        return datetime.fromtimestamp(self.time(), tz=timezone.utc)
+
+
+real_asleep = asyncio.sleep
+
+
+@contextmanager
+def moving_time(simulator: Simulator) -> Iterator[MovingTime]:
+    """Let time move only by sleeping."""
+    clock = MovingTime(simulator)
+    with (
+        mock.patch("time.time", clock.time),
+        mock.patch("time.monotonic", clock.monotonic),
+        mock.patch("time.sleep", clock.sleep),
+        mock.patch("airflow_anon.transport.asleep", clock.asleep),
+    ):
+        yield clock
+
+
+@dataclass
+class Story:
+    """What became of a task."""
+
+    state: str = ""
+    xcom: Any = None
+    error: BaseException | None = None
+    starts: int = 0
+    triggers: int = 0
+    events: list[Any] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+
+
+@dataclass
+class TaskInstance:
+    """As much of Airflow's task instance as a sensor may use."""
+
+    clock: MovingTime
+    task: Any
+    first_start: datetime | None = None
+    try_number: int = 1
+    max_tries: int = 0
+    dag_id: str = "dag"
+    task_id: str = "wait"
+    run_id: str = "manual"
+    map_index: int = -1
+    xcoms: dict[str, Any] = field(default_factory=dict)
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.xcoms[key] = json.loads(json.dumps(value))
+
+
+class TaskInstance3(TaskInstance):
+    """The same, on Airflow 3."""
+
+    def get_first_reschedule_date(self, context: Any) -> datetime | None:
+        return self.first_start
+
+
+class Store:
+    """The task state store of Airflow 3.3."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+
+    def get(self, key: str) -> Any:
+        return json.loads(self.values[key]) if key in self.values else None
+
+    def set(self, key: str, value: Any) -> None:
+        self.values[key] = json.dumps(value)
+
+
+def carry_out(
+    make_task: Callable[[], Any], clock: MovingTime, *, context: dict[str, Any] | None = None
+) -> Story:
+    """Run a task to its end and tell what became of it."""
+    story = Story()
+    kind = TaskInstance3 if AIRFLOW_V_3_0_PLUS else TaskInstance
+    ti = kind(clock, None)
+    context = {"ti": ti, "task_instance": ti, **(context or {})}
+    if AIRFLOW_V_3_3_PLUS:
+        context["task_state_store"] = Store()
+    resume: Callable[[Any], Any] = lambda task: task.execute(context)
+    with _log_lines(story):
+        _run(make_task, clock, story, ti, context, resume)
+    return story
+
+
+def _run(make_task, clock, story, ti, context, resume) -> None:
+    while not story.state:
+        task = ti.task = context["task"] = make_task()
+        story.starts += 1
+        try:
+            with _reschedule_dates(clock, ti):
+                story.xcom = json.loads(json.dumps(resume(task)))
+            story.state = "success"
+        except TaskDeferred as deferred:
+            story.triggers += 1
+            next_kwargs = _run_trigger(deferred, story)
+            method = "__fail__" if next_kwargs is TIMED_OUT else deferred.method_name
+            resume = _resumption(method, next_kwargs, context)
+        except AirflowRescheduleException as rescheduled:
+            ti.first_start = ti.first_start or clock.utcnow()
+            clock.sleep((rescheduled.reschedule_date - clock.utcnow()).total_seconds())
+        except AirflowSkipException as error:
+            story.state, story.error = "skipped", error
+        except (AirflowFailException, AirflowSensorTimeout) as error:
+            story.state, story.error = "failed", error
+        except Exception as error:  # noqa: BLE001
+            story.state, story.error = "up_for_retry", error
+
+
+class _Lines(logging.Handler):
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__()
+        self.lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+@contextmanager
+def _log_lines(story: Story) -> Iterator[None]:
+    handler = _Lines(story.log)
+    loggers = [logging.getLogger(name) for name in ("airflow.task.hooks.airflow_anon", "airflow.task.operators.airflow_anon", "airflow_anon")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+
+
+TIMED_OUT: dict[str, Any] = {}
+
+
+@contextmanager
+def _reschedule_dates(clock: MovingTime, ti: TaskInstance) -> Iterator[None]:
+    """Make the first reschedule date and Airflow's clock agree with ours."""
+    if AIRFLOW_V_3_0_PLUS:
+        with mock.patch("airflow.sdk.timezone.utcnow", clock.utcnow):
+            yield
+        return
+    with (
+        mock.patch("airflow.sensors.base._orig_start_date", lambda **_: ti.first_start),
+        mock.patch("airflow.utils.timezone.utcnow", clock.utcnow),
+    ):
+        yield
+
+
+def _run_trigger(deferred: TaskDeferred, story: Story) -> dict[str, Any]:
+    path, kwargs = deferred.trigger.serialize()
+    module, _, name = path.rpartition(".")
+    trigger = getattr(import_module(module), name)(**json.loads(json.dumps(kwargs)))
+    limit = None if deferred.timeout is None else time.time() + deferred.timeout.total_seconds()
+    events = asyncio.run(_events(trigger))
+    story.events += events
+    if limit is not None and time.time() > limit + 1:
+        return TIMED_OUT
+    assert len(events) == 1, events
+    return {**(deferred.kwargs or {}), "event": events[0]}
+
+
+async def _events(trigger: Any) -> list[Any]:
+    return [json.loads(json.dumps(event.payload)) async for event in trigger.run()]
+
+
+def _resumption(method: str, kwargs: dict[str, Any], context: Any) -> Callable[[Any], Any]:
+    if method == "__fail__":
+        kwargs = {"error": "Trigger timeout"}
+    return lambda task: task.resume_execution(method, kwargs, context)
+
+
+@contextmanager
+def anon_api(monkeypatch: Any, **options: Any) -> Iterator[tuple[Simulator, MovingTime]]:
+    """Serve an API that ``anon_default`` leads to, by a time that only sleeping moves."""
+    with Simulator(token="let-me-in", clock=MovableClock(), **options) as simulator:
+        monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection())
+        with moving_time(simulator) as clock:
+            yield simulator, clock
+
+
+__all__ = ["AirflowException", "Story", "anon_api", "carry_out", "moving_time"]

@@ -1,0 +1,155 @@
+"""The control API, as curl would use it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+
+if TYPE_CHECKING:
+    from airflow_anon.simulator import Simulator
+
+Look = Callable[[str], requests.Response]
+RUN_ID = "3c90c3cc-0d44-4b50-8888-8dd25736052a"
+WAITING = "AWAITING_USER_INPUT until answered, COMPLETED_WITH_NO_ACTION_TAKEN"
+
+
+def post(simulator: Simulator, path: str, wish: Any = None) -> requests.Response:
+    return requests.post(f"{simulator.control_url}/{path}", json=wish, timeout=2)
+
+
+def test_a_run_is_created(simulator: Simulator, look: Look) -> None:
+    wish = {"script": "PENDING 1 look, FAILED", "id": RUN_ID, "workflow_id": RUN_ID}
+
+    created = post(simulator, "runs", wish)
+
+    assert created.status_code == 201
+    assert created.json()["id"] == RUN_ID
+    assert created.json()["run"]["workflowId"] == RUN_ID
+    assert requests.get(created.json()["url"], timeout=2).json()["status"] == "PENDING"
+    assert look(RUN_ID).json()["status"] == "FAILED"
+
+
+def test_a_run_is_created_from_nothing(simulator: Simulator) -> None:
+    assert post(simulator, "runs").json()["run"]["status"] == "COMPLETED"
+
+
+def test_runs_are_listed_without_looking_at_them(simulator: Simulator, look: Look) -> None:
+    run_id = simulator.create_run("PENDING 2 looks, COMPLETED")
+    look(run_id)
+
+    listed = [requests.get(f"{simulator.control_url}/runs", timeout=2).json()["runs"] for _ in range(3)]
+
+    assert [(run["id"], run["looks"], run["run"]["status"]) for run in listed[-1]] == [(run_id, 1, "PENDING")]
+
+
+@pytest.mark.parametrize(
+    ("move", "status"),
+    [("answer", "COMPLETED_WITH_NO_ACTION_TAKEN"), ("complete", "COMPLETED"), ("fail", "FAILED")],
+)
+def test_a_run_is_moved(simulator: Simulator, look: Look, move: str, status: str) -> None:
+    run_id = simulator.create_run(WAITING)
+
+    moved = post(simulator, f"runs/{run_id}/{move}")
+
+    assert moved.json()["run"]["status"] == status
+    assert look(run_id).json()["status"] == status
+
+
+def test_faults_are_added_for_one_run_or_for_any(simulator: Simulator, look: Look) -> None:
+    run_id = simulator.create_run()
+    post(simulator, "faults", {"faults": "500"})
+
+    added = post(simulator, "faults", {"faults": "502 x1", "run": run_id})
+
+    assert added.json() == {"faults_left": 2}
+    assert [look(run_id).status_code for _ in range(3)] == [502, 500, 200]
+
+
+def test_an_outage_is_announced_before_it_begins(simulator: Simulator, look: Look) -> None:
+    run_id = simulator.create_run()
+
+    answer = post(simulator, "outage", {"seconds": 30})
+    eventually(lambda: is_refused(simulator))
+    simulator.advance(30)
+
+    assert answer.status_code == 202
+    assert look(run_id).status_code == 200
+
+
+def is_refused(simulator: Simulator) -> bool:
+    try:
+        requests.get(f"{simulator.control_url}/stats", timeout=2)
+    except requests.exceptions.ConnectionError:
+        return True
+    return False
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 2
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_an_outage_may_be_one_of_answers(simulator: Simulator, look: Look) -> None:
+    post(simulator, "outage", {"seconds": 30, "kind": "429", "retry_after": 7})
+
+    answer = look(RUN_ID)
+
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "7")
+
+
+def test_stats_tell_what_was_counted(simulator: Simulator, look: Look) -> None:
+    run_id = simulator.create_run()
+    simulator.add_faults("503, 503")
+    look(run_id)
+
+    stats = requests.get(f"{simulator.control_url}/stats", timeout=2).json()
+
+    assert (stats["requests"], stats["connections"], stats["faults_left"]) == (1, 1, 1)
+    assert stats["requests_by_run"] == {run_id: 1}
+    assert len(stats["arrivals"]) == 1
+    assert stats["last_headers"]["Host"] == f"127.0.0.1:{simulator.port}"
+
+
+def test_a_reset_forgets_runs_and_counts(simulator: Simulator, look: Look) -> None:
+    run_id = simulator.create_run()
+    look(run_id)
+
+    requests.delete(f"{simulator.control_url}/", timeout=2)
+
+    assert simulator.requests == 0
+    assert look(run_id).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "wish", "status", "message"),
+    [
+        ("runs", {"script": "PENDNG"}, 400, "did you mean PENDING?"),
+        ("runs", {"scripts": "PENDING"}, 400, "'scripts' is not known here; right are script, id"),
+        ("runs", {"script": 5}, 400, "script: 5 is of the wrong kind"),
+        ("runs", ["PENDING"], 400, "a JSON object is expected"),
+        ("runs", {"id": "42"}, 400, "no id of a workflow run"),
+        (f"runs/{RUN_ID}/answer", None, 404, f"there is no run {RUN_ID}"),
+        ("faults", {"faults": "boom"}, 400, "fault 1, 'boom'"),
+        ("outage", {"kind": "503"}, 400, "seconds: how long"),
+        ("outage", {"seconds": 1, "kind": "504"}, 400, "no kind of outage"),
+    ],
+)
+def test_a_wrong_wish_is_explained(
+    simulator: Simulator, path: str, wish: Any, status: int, message: str
+) -> None:
+    answer = post(simulator, path, wish)
+
+    assert answer.status_code == status
+    assert message in answer.json()["message"]
+
+
+def test_what_is_no_json_is_explained(simulator: Simulator) -> None:
+    answer = requests.post(f"{simulator.control_url}/runs", data="{", timeout=2)
+
+    assert answer.status_code == 400

@@ -1,0 +1,484 @@
+"""All ways of waiting tell the same story: the table of the README, row by row, in every mode."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException
+from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_3_PLUS
+from carry_out import anon_api, carry_out
+
+from airflow_anon.exceptions import (
+    AnonAuthenticationError,
+    AnonConfigurationError,
+    AnonInvalidIdError,
+    AnonNotFoundError,
+    AnonRejectedError,
+    AnonUnavailableError,
+    AnonUnknownStatusError,
+    AnonUserInputTimeoutError,
+    AnonWaitTimeoutError,
+    AnonWorkflowRunFailedError,
+)
+from airflow_anon.sensors import AnonWorkflowRunSensor
+
+MODES = {"poke": {"mode": "poke"}, "reschedule": {"mode": "reschedule"}}
+# Airflow 3 logs through structlog to stdout, Airflow 2 through logging, which the harness listens to.
+LOG_LINE = re.compile(r"^\S+Z \[\w+ *\] (.*?) +\[[\w.]*airflow_anon[\w.]*\]", re.MULTILINE)
+GOOD = "slow 0s"
+UNDER_WAY = "PENDING 40s, IN_PROGRESS 100s"
+BEGINNINGS = {"already over": "", "over later": f"{UNDER_WAY}, "}
+
+
+@pytest.fixture
+def api(monkeypatch):
+    with anon_api(monkeypatch) as (simulator, clock):
+        yield simulator, clock
+
+
+@pytest.fixture
+def simulator(api):
+    return api[0]
+
+
+@pytest.fixture
+def clock(api):
+    return api[1]
+
+
+@pytest.fixture(params=MODES)
+def mode(request):
+    return request.param
+
+
+@pytest.fixture(params=BEGINNINGS)
+def before(request):
+    return BEGINNINGS[request.param]
+
+
+@pytest.fixture
+def wait(mode, clock, capsys):
+    def wait(run_id, **options):
+        options = {"poke_interval": 30, "timeout": 3600, **MODES[mode], **options}
+        story = carry_out(
+            lambda: AnonWorkflowRunSensor(task_id="wait", workflow_run_id=run_id, **options), clock
+        )
+        story.log += LOG_LINE.findall(capsys.readouterr().out)
+        return story
+
+    return wait
+
+
+@pytest.mark.parametrize("status", ["COMPLETED", "COMPLETED_WITH_NO_ACTION_TAKEN"])
+def test_a_run_that_ended_well_passes_with_its_json(wait, simulator, before, status):
+    run_id = simulator.create_run(f"{before}{status}")
+
+    story = wait(run_id)
+
+    assert story.state == "success", story.error
+    assert story.xcom == simulator.run(run_id)
+    assert story.xcom["status"] == status
+
+
+def test_a_run_without_action_is_skipped_if_so_wished(wait, simulator, before):
+    run_id = simulator.create_run(f"{before}COMPLETED_WITH_NO_ACTION_TAKEN")
+
+    story = wait(run_id, skip_on_no_action=True)
+
+    assert story.state == "skipped"
+    assert "without taking any action" in str(story.error)
+
+
+def test_a_run_with_action_is_not_skipped(wait, simulator):
+    story = wait(simulator.create_run("COMPLETED"), skip_on_no_action=True)
+
+    assert story.state == "success", story.error
+
+
+def test_a_failed_run_fails_the_task_without_retries(wait, simulator, before):
+    run_id = simulator.create_run(f"{before}FAILED (post_invoice)")
+
+    story = wait(run_id)
+
+    run = simulator.run(run_id)
+    assert (story.state, type(story.error)) == ("failed", AnonWorkflowRunFailedError)
+    assert all(fact in str(story.error) for fact in (run_id, run["workflowId"], "post_invoice", run["jobRunId"]))
+    assert "after its creation" in str(story.error)
+    assert story.error.run.id == run_id
+    assert story.xcom is None
+
+
+def test_a_failed_run_is_skipped_with_soft_fail(wait, simulator, before):
+    story = wait(simulator.create_run(f"{before}FAILED"), soft_fail=True)
+
+    assert story.state == "skipped"
+
+
+def test_a_run_that_failed_before_the_first_look_is_asked_for_once(wait, simulator):
+    run_id = simulator.create_run("FAILED")
+
+    wait(run_id)
+
+    assert simulator.requests_for(run_id) == 1
+
+
+def test_a_run_may_wait_for_a_person_for_days(wait, simulator):
+    run_id = simulator.create_run("AWAITING_USER_INPUT 72h, COMPLETED")
+
+    story = wait(run_id, timeout=timedelta(days=4), poke_interval=600)
+
+    assert story.state == "success", story.error
+
+
+def test_an_unknown_status_waits_with_one_warning_for_each_value(wait, mode, simulator):
+    run_id = simulator.create_run("UNKNOWN:QUEUED 200s, UNKNOWN:BLOCKED 200s, COMPLETED")
+
+    story = wait(run_id)
+
+    assert story.state == "success", story.error
+    warned_of = [line.partition("status ")[2][:9] for line in story.log if "does not know" in line]
+    assert sorted(set(warned_of)) == ["'BLOCKED'", "'QUEUED',"]
+    if AIRFLOW_V_3_3_PLUS or mode != "reschedule":
+        assert len(warned_of) == 2
+
+
+def test_an_unknown_end_never_passes(wait, simulator, before):
+    story = wait(simulator.create_run(f"{before}ENDED:CANCELLED"), soft_fail=True)
+
+    assert type(story.error) is AnonUnknownStatusError
+    assert "CANCELLED" in str(story.error)
+
+
+@pytest.mark.parametrize("timeout", [600, 600.0, timedelta(minutes=10)], ids=["int", "float", "timedelta"])
+def test_a_wait_times_out_after_a_last_look(wait, simulator, clock, timeout):
+    run_id = simulator.create_run("IN_PROGRESS (post_invoice) 24h, COMPLETED")
+
+    story = wait(run_id, timeout=timeout, poke_interval=400)
+
+    assert (story.state, type(story.error)) == ("failed", AnonWaitTimeoutError)
+    assert isinstance(story.error, AirflowSensorTimeout)
+    assert all(fact in str(story.error) for fact in (run_id, "IN_PROGRESS", "post_invoice", "timeout is 10 min"))
+    assert 599 <= clock.offset < 610
+    assert simulator.requests_for(run_id) == 3
+
+
+def test_a_run_that_ends_just_before_the_time_is_over_passes(wait, simulator):
+    story = wait(simulator.create_run("IN_PROGRESS 590s, COMPLETED"), timeout=600, poke_interval=400)
+
+    assert story.state == "success", story.error
+
+
+def test_a_timeout_is_skipped_with_soft_fail(wait, simulator):
+    story = wait(simulator.create_run("PENDING"), timeout=100, soft_fail=True)
+
+    assert (story.state, type(story.error)) == ("skipped", AirflowSkipException)
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        "408", "425", "429", "429 retry-after=7", "500", "502", "503", "504", "599", "204",
+        "garbage", "empty", "html", "wrong-id", "reset", "cut", "huge", "huge-chunked", "502, 503",
+        "500, reset, garbage",
+    ],
+)  # fmt: skip
+def test_a_disturbance_in_the_middle_is_ridden_out(wait, simulator, faults):
+    run_id = simulator.create_run("IN_PROGRESS 1 looks, COMPLETED")
+    simulator.add_faults(f"{GOOD}, {faults}", run_id)
+
+    story = wait(run_id)
+
+    assert story.state == "success", story.error
+    assert story.xcom == simulator.run(run_id)
+
+
+@pytest.mark.parametrize("faults", ["503", "garbage", "reset", "404, 404, 404"])
+def test_a_disturbance_of_the_first_look_is_ridden_out(wait, simulator, faults):
+    run_id = simulator.create_run("PENDING 50s, COMPLETED")
+    simulator.add_faults(faults, run_id)
+
+    story = wait(run_id)
+
+    assert story.state == "success", story.error
+
+
+def test_retry_after_is_obeyed(wait, simulator, clock):
+    run_id = simulator.create_run("IN_PROGRESS 1 looks, COMPLETED")
+    simulator.add_faults(f"{GOOD}, 429 retry-after=77", run_id)
+
+    story = wait(run_id, poke_interval=5)
+
+    assert story.state == "success", story.error
+    assert [pause for pause in clock.slept if pause >= 77]
+
+
+def test_retry_after_for_ever_stays_within_the_limits(wait, simulator, clock):
+    run_id = simulator.create_run("IN_PROGRESS 1 looks, COMPLETED")
+    simulator.add_faults(f"{GOOD}, 429 retry-after=999999", run_id)
+
+    story = wait(run_id, timeout=250)
+
+    assert story.state == "success", story.error
+    assert max(clock.slept) <= 251
+
+
+def test_an_outage_within_the_tolerance_is_ridden_out(wait, simulator):
+    run_id = simulator.create_run("IN_PROGRESS 900s, COMPLETED")
+    simulator.add_faults(f"{GOOD}, 503 x8", run_id)
+
+    story = wait(run_id)
+
+    assert story.state == "success", story.error
+
+
+@pytest.mark.parametrize("kind", ["503", "429"])
+def test_contact_lost_for_too_long_is_a_retryable_error_that_nothing_hides(
+    wait, mode, simulator, clock, kind
+):
+    run_id = simulator.create_run("IN_PROGRESS (post_invoice) 24h, COMPLETED")
+    simulator.add_faults(f"{GOOD}, {kind} x200", run_id)
+
+    story = wait(run_id, outage_tolerance=300, soft_fail=True)
+
+    assert (story.state, type(story.error)) == ("up_for_retry", AnonUnavailableError)
+    assert story.error.retryable
+    assert story.error.status_code == int(kind)
+    assert story.error.workflow_run_id == run_id
+    if AIRFLOW_V_3_3_PLUS or mode != "reschedule":
+        assert story.error.last_status == "IN_PROGRESS"
+    assert "unknown, which does not mean that it failed" in str(story.error)
+    assert 299 <= clock.offset < 420
+
+
+def test_the_tolerance_counts_from_the_last_good_look_and_not_attempts(wait, simulator, clock):
+    run_id = simulator.create_run("IN_PROGRESS 24h, COMPLETED")
+    simulator.add_faults(f"{GOOD}, " + f"503 x5, {GOOD}, " * 20 + "503 x100", run_id)
+
+    story = wait(run_id, outage_tolerance=timedelta(minutes=5), timeout=36000)
+
+    assert type(story.error) is AnonUnavailableError
+    assert clock.offset > 20 * 150 + 299
+
+
+def test_a_first_look_without_an_answer_gives_up_after_a_minute(wait, simulator, clock):
+    run_id = simulator.create_run("COMPLETED")
+    simulator.start_outage("503")
+
+    story = wait(run_id, soft_fail=True)
+
+    assert (story.state, type(story.error)) == ("up_for_retry", AnonUnavailableError)
+    assert 55 <= clock.offset <= 75
+
+
+def test_a_host_that_refuses_connections_shows_within_a_minute(wait, simulator, clock):
+    simulator.start_outage("refused")
+
+    story = wait("3f0c7a52-9d1e-4b6b-8a70-1c2d3e4f5a60")
+
+    assert type(story.error) is AnonUnavailableError
+    assert "connection refused" in str(story.error)
+    assert clock.offset <= 75
+
+
+def test_a_run_that_is_visible_late_is_found(wait, simulator):
+    story = wait(simulator.create_run("MISSING 3 looks, PENDING 30s, COMPLETED"))
+
+    assert story.state == "success", story.error
+
+
+def test_a_run_that_never_shows_is_not_found_after_a_minute(wait, simulator, clock):
+    story = wait("9a8b7c6d-5e4f-4031-9223-344556677889", soft_fail=True)
+
+    assert (story.state, type(story.error)) == ("up_for_retry", AnonNotFoundError)
+    assert "No such run, or not visible to this token" in str(story.error)
+    assert 55 <= clock.offset <= 75
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_credential_fails_at_once_and_names_the_field(wait, simulator, clock, status):
+    run_id = simulator.create_run("COMPLETED")
+    simulator.add_faults(str(status), run_id)
+
+    story = wait(run_id, soft_fail=True)
+
+    assert (story.state, type(story.error)) == ("up_for_retry", AnonAuthenticationError)
+    assert "'anon_default'" in str(story.error)
+    assert "'password'" in str(story.error)
+    assert story.error.status_code == status
+    assert clock.offset == 0
+
+
+def test_a_rotated_token_is_read_again(wait, simulator, monkeypatch, clock):
+    run_id = simulator.create_run("IN_PROGRESS 100s, COMPLETED")
+    real_sleep = clock.sleep
+
+    def rotate_then_sleep(seconds):
+        simulator.token = "a-new-one"
+        monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection())
+        real_sleep(seconds)
+
+    monkeypatch.setattr(clock, "sleep", rotate_then_sleep)
+    monkeypatch.setattr("time.sleep", rotate_then_sleep)
+
+    story = wait(run_id)
+
+    assert story.state == "success", story.error
+
+
+def test_a_token_that_stays_refused_is_lost_contact(wait, simulator, clock):
+    run_id = simulator.create_run("IN_PROGRESS 24h, COMPLETED")
+    simulator.add_faults(f"{GOOD}, 401 x200", run_id)
+
+    story = wait(run_id, outage_tolerance=300)
+
+    assert type(story.error) is AnonUnavailableError
+    assert story.error.status_code == 401
+    assert 299 <= clock.offset < 420
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [("404", AnonNotFoundError), ("400", AnonRejectedError), ("410", AnonRejectedError), ("redirect", AnonRejectedError)],
+)
+def test_a_no_after_a_good_look_fails_at_once(wait, simulator, fault, kind):
+    run_id = simulator.create_run("IN_PROGRESS 24h, COMPLETED")
+    simulator.add_faults(f"{GOOD}, {fault}", run_id)
+
+    story = wait(run_id, soft_fail=True)
+
+    assert (story.state, type(story.error)) == ("up_for_retry", kind)
+    assert str(story.error.status_code) in str(story.error)
+    assert simulator.url in str(story.error)
+    assert simulator.requests_for(run_id) == 2
+
+
+@pytest.mark.parametrize("run_id", ["", "none", "3f0c7a52", "3f0c7a52-9d1e-9b6b-8a70-1c2d3e4f5a60", None])
+def test_an_id_that_is_none_fails_before_any_request(wait, simulator, run_id):
+    story = wait(run_id, soft_fail=True)
+
+    assert (story.state, type(story.error)) == ("up_for_retry", AnonInvalidIdError)
+    assert repr(run_id) in str(story.error)
+    assert simulator.requests == 0
+
+
+def test_blanks_around_an_id_are_trimmed(wait, simulator):
+    run_id = simulator.create_run("COMPLETED")
+
+    story = wait(f" {run_id}\n")
+
+    assert story.state == "success", story.error
+
+
+def test_a_setting_that_makes_no_sense_fails_before_any_request(wait, simulator, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection(timeout=0))
+
+    story = wait(simulator.create_run("COMPLETED"), soft_fail=True)
+
+    assert (story.state, type(story.error)) == ("up_for_retry", AnonConfigurationError)
+    assert "'anon_default': timeout" in str(story.error)
+    assert simulator.requests == 0
+
+
+def test_a_connection_that_does_not_exist_is_named(wait, simulator):
+    story = wait(simulator.create_run("COMPLETED"), anon_conn_id="nowhere", soft_fail=True)
+
+    assert (story.state, type(story.error)) == ("up_for_retry", AnonConfigurationError)
+    assert "'nowhere'" in str(story.error)
+
+
+def test_the_callback_comes_once_each_time_the_run_asks_a_person(wait, simulator):
+    asked = []
+    run_id = simulator.create_run(
+        "IN_PROGRESS 40s, AWAITING_USER_INPUT (approve) 200s, IN_PROGRESS 90s, AWAITING_USER_INPUT (sign) 200s, COMPLETED"
+    )
+
+    story = wait(run_id, on_awaiting_user_input_callback=lambda context: asked.append(context["workflow_run"]))
+
+    assert story.state == "success", story.error
+    assert [run["currentStateName"] for run in asked] == ["approve", "sign"]
+
+
+def test_a_callback_that_fails_does_not_end_the_wait(wait, simulator):
+    asked = []
+
+    def fail(context):
+        asked.append(1)
+        raise RuntimeError("no such channel")
+
+    story = wait(
+        simulator.create_run("AWAITING_USER_INPUT 100s, COMPLETED"),
+        on_awaiting_user_input_callback=[fail, lambda context: asked.append(2)],
+    )
+
+    assert story.state == "success", story.error
+    assert asked == [1, 2]
+    assert any("on_awaiting_user_input_callback failed" in line for line in story.log)
+
+
+@pytest.mark.parametrize("callback", [None, lambda context: None], ids=["alone", "with a callback"])
+def test_a_person_may_not_take_for_ever(wait, simulator, clock, callback):
+    run_id = simulator.create_run("IN_PROGRESS 100s, AWAITING_USER_INPUT (approve) until answered, COMPLETED")
+
+    story = wait(run_id, user_input_timeout=timedelta(minutes=10), on_awaiting_user_input_callback=callback)
+
+    assert (story.state, type(story.error)) == ("failed", AnonUserInputTimeoutError)
+    assert "user_input_timeout is 10 min" in str(story.error)
+    assert "approve" in str(story.error)
+    assert 690 <= clock.offset < 740
+
+
+def test_time_spent_on_other_questions_does_not_count(wait, simulator):
+    run_id = simulator.create_run("AWAITING_USER_INPUT 400s, IN_PROGRESS 90s, AWAITING_USER_INPUT 400s, COMPLETED")
+
+    story = wait(run_id, user_input_timeout=600)
+
+    assert story.state == "success", story.error
+
+
+def test_the_pause_follows_exponential_backoff(wait, simulator, clock):
+    run_id = simulator.create_run("IN_PROGRESS 3000s, COMPLETED")
+
+    story = wait(run_id, poke_interval=10, exponential_backoff=True, max_wait=timedelta(minutes=10))
+
+    assert story.state == "success", story.error
+    assert min(clock.slept) >= 9.9
+    assert max(clock.slept) <= 600 * 1.05 + 1
+    assert simulator.requests_for(run_id) < 15
+
+
+def test_silent_fail_goes_on_after_an_error(mode, wait, simulator):
+    run_id = simulator.create_run("IN_PROGRESS 100s, COMPLETED")
+    simulator.add_faults(f"{GOOD}, 410", run_id)
+
+    story = wait(run_id, silent_fail=True)
+
+    assert story.state == "success", story.error
+
+
+def test_never_fail_skips(mode, wait, simulator):
+    story = wait(simulator.create_run("PENDING 40s, FAILED"), never_fail=True)
+
+    assert story.state == "skipped"
+
+
+def test_a_second_try_of_a_run_that_is_over_costs_one_request(wait, simulator):
+    run_id = simulator.create_run("COMPLETED")
+    wait(run_id)
+
+    story = wait(run_id)
+
+    assert (story.state, story.starts, story.triggers) == ("success", 1, 0)
+    assert simulator.requests_for(run_id) == 2
+
+
+def test_the_log_is_told_of_changes_and_not_of_looks(wait, simulator):
+    run_id = simulator.create_run("PENDING 40s, IN_PROGRESS 9000s, COMPLETED")
+
+    story = wait(run_id, poke_interval=10, timeout=36000)
+
+    assert simulator.requests_for(run_id) > 800
+    assert sum("Still waiting" in line for line in story.log) <= 32
+    assert len(story.log) <= 40
+    assert story.log[0].startswith(f"Waiting for workflow run {run_id}")
