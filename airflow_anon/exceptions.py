@@ -25,6 +25,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from airflow_anon.outcomes import (
         AnonUserInputTimeoutError as AnonUserInputTimeoutError,
         AnonWaitTimeoutError as AnonWaitTimeoutError,
@@ -63,6 +65,10 @@ class AnonError(Exception):
         self.last_seen_at = last_seen_at
         if retryable is not None:
             self.retryable = retryable
+
+    def to_payload(self) -> dict[str, Any]:
+        """Return plain JSON that :func:`error_from_payload` reads."""
+        return {"kind": type(self).__name__, "message": str(self), "retryable": self.retryable, **vars(self)}
 
 
 class AnonConfigurationError(AnonError):
@@ -107,6 +113,20 @@ class AnonUnknownStatusError(AnonError):
 
 class AnonProtocolError(AnonError):
     """An answer that does not describe a workflow run."""
+
+
+def error_from_payload(payload: Mapping[str, Any]) -> AnonError:
+    """Make the error again that :meth:`AnonError.to_payload` wrote; a kind of a later version is an ``AnonError``."""
+    data = dict(payload)
+    message = str(data.pop("message"))
+    kind = globals().get(data.pop("kind"))
+    if not (isinstance(kind, type) and issubclass(kind, AnonError)):
+        kind = AnonError
+    error: AnonError = kind(message)
+    for name in vars(error).keys() & data.keys():
+        setattr(error, name, data[name])
+    error.retryable = data.get("retryable") is True
+    return error
 
 
 AIRFLOW_ERRORS = frozenset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -16,6 +17,7 @@ from airflow_anon.protocol import Outcome, Plan, fetch_run, probe, wait_for_run
 from airflow_anon.settings import Endpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from airflow.providers.common.compat.sdk import Connection
@@ -174,19 +176,29 @@ class AnonHook(BaseHook):
 
         return converse(self.get_conn(), conversation, tell=self.tell, renew=self._renew)
 
-    async def aconverse(self, conversation: Conversation[T]) -> T:
-        """Carry a conversation with the API out without blocking the event loop."""
-        from airflow_anon.transport import AsyncClient, aconverse
+    async def aconverse(
+        self,
+        conversation: Conversation[T],
+        *,
+        tell: Callable[[News], None] | None = None,
+        patient: bool = False,
+    ) -> T:
+        """
+        Carry a conversation with the API out without blocking the event loop.
 
-        client = await AsyncClient.open(await self.aendpoint())
+        All conversations of one connection and event loop share a client.
 
-        async def renew() -> bool:
-            return await client.renew(await self.aendpoint())
+        :param tell: takes each line for the log, in place of the hook's own.
+        :param patient: whether a connection that cannot be read counts as an API that does not answer.
+        """
+        from airflow_anon.sharing import SharedClient
+        from airflow_anon.transport import aconverse
 
+        client = SharedClient.join((type(self), self.anon_conn_id), self.aendpoint)
         try:
-            return await aconverse(client, conversation, tell=self.tell, renew=renew)
+            return await aconverse(client, conversation, tell=tell or self.tell, patient=patient)
         finally:
-            await client.close()
+            await client.leave()
 
     def endpoint(self) -> Endpoint:
         """
@@ -203,7 +215,10 @@ class AnonHook(BaseHook):
     async def aendpoint(self) -> Endpoint:
         """Read the Airflow connection like :meth:`endpoint`, without blocking the event loop."""
         try:
-            connection = await get_async_connection(self.anon_conn_id, hook=self)
+            if self._has_own_lookup():
+                connection = await asyncio.to_thread(self.get_connection, self.anon_conn_id)
+            else:
+                connection = await get_async_connection(self.anon_conn_id, hook=self)
         except Exception as error:
             raise self._unreadable(error) from error
         return self._checked(connection)
@@ -211,6 +226,15 @@ class AnonHook(BaseHook):
     def tell(self, news: News) -> None:
         """Write a line of a conversation to the log."""
         (self.log.warning if news.level == "warning" else self.log.info)("%s", news.text)
+
+    def _has_own_lookup(self) -> bool:
+        """Say whether a subclass has put its own ``get_connection`` before whatever ``aget_connection`` there is."""
+        for kind in type(self).__mro__:
+            if "aget_connection" in vars(kind) or kind is BaseHook:
+                return False
+            if "get_connection" in vars(kind):
+                return True
+        return False
 
     def _checked(self, connection: Connection) -> Endpoint:
         # The text of extra, never extra_dejson: reading that masks secrets, which blocks an event loop.

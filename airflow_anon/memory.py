@@ -33,7 +33,9 @@ def duration(seconds: float) -> str:
 
 def described(status: str | None, state_name: str | None) -> str:
     """Write a status together with the name of the state that the run is in."""
-    return f"{status} (state {state_name!r})" if state_name else str(status)
+    if status is None:
+        return "in a status that was not kept"
+    return f"{status} (state {state_name!r})" if state_name else status
 
 
 @dataclass(slots=True)

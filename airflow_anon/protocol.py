@@ -323,13 +323,18 @@ def fetch_run(workflow_run_id: str) -> Conversation[WorkflowRun]:
     return look.run
 
 
-def wait_for_run(plan: Plan, memory: Memory, *, stop_to_ask_user: bool = False) -> Conversation[Look]:
+def wait_for_run(
+    plan: Plan, memory: Memory, *, delay: float = 0.0, stop_to_ask_user: bool = False
+) -> Conversation[Look]:
     """
     Look until the wait ends and return the last look.
 
+    :param delay: seconds before the first look.
     :param stop_to_ask_user: return also when the run has begun to wait for a person.
     :raises AnonError: the wait cannot go on.
     """
+    if delay > 0:
+        yield Sleep(delay)
     while True:
         look = yield from take_look(plan, memory)
         if look.outcome is not Outcome.WAITING or (stop_to_ask_user and look.asks_user):
@@ -389,7 +394,7 @@ def _judge_run(plan: Plan, memory: Memory, answer: Answer, run: WorkflowRun) -> 
     limit = _limit(plan, memory)
     if run.is_over:
         outcome = Outcome.OVER
-        news.append(_ending(plan, memory, run))
+        news.append(ending(memory, run))
     elif answer.at < limit:
         outcome = Outcome.WAITING
         news = [_beginning(plan, memory, run), *news] if first else news or _reminder(plan, memory, answer.at)
@@ -473,7 +478,8 @@ def _reminder(plan: Plan, memory: Memory, at: float) -> list[News]:
     return [News("info", f"Still waiting: {memory.described()}{silence}, {waited} so far{left}.")]
 
 
-def _ending(plan: Plan, memory: Memory, run: WorkflowRun) -> News:
+def ending(memory: Memory, run: WorkflowRun) -> News:
+    """Tell how a run ended, how long that took, and where the time went."""
     looks = f"{memory.looks} look{'s' if memory.looks > 1 else ''}"
     spent = memory.where_the_time_went()
     waited = f" Waited here for {duration(memory.waited())} with {looks}: {spent}." if spent else ""

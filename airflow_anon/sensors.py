@@ -7,19 +7,24 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
     AirflowSkipException,
     BaseSensorOperator,
     PokeReturnValue,
+    conf,
     context_merge,
 )
 
+from airflow_anon.exceptions import AnonUnavailableError
+from airflow_anon.handoff import Handoff, Return
 from airflow_anon.hooks import AnonHook
 from airflow_anon.memory import STILL_WAITING_EVERY, Memory
 from airflow_anon.outcomes import conclude, timed_out
-from airflow_anon.protocol import Outcome, Plan, Sleep, take_look
+from airflow_anon.protocol import Look, Outcome, Plan, Sleep, ending, last_seen, take_look
 from airflow_anon.runs import normalise_id
 
 if TYPE_CHECKING:
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
 UserInputCallback = Callable[["Context"], Any]
 
 STORE_KEY = "anon_wait"
+TRIGGER_GRACE = 120.0
 
 
 class AnonWorkflowRunSensor(BaseSensorOperator):
@@ -51,6 +57,8 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
         in the context as ``workflow_run``.
     :param user_input_timeout: how long the run may wait for a person before the task fails; seconds
         or a ``timedelta``, without limit if None.
+    :param deferrable: wait in the triggerer, without a worker; ``[operators] default_deferrable``
+        if left out.
     """
 
     template_fields: Sequence[str] = ("workflow_run_id", "anon_conn_id")
@@ -68,6 +76,7 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
         outage_tolerance: float | timedelta = 600.0,
         on_awaiting_user_input_callback: UserInputCallback | Sequence[UserInputCallback] | None = None,
         user_input_timeout: float | timedelta | None = None,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -79,6 +88,7 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
         self.user_input_timeout = (
             None if user_input_timeout is None else _seconds("user_input_timeout", user_input_timeout)
         )
+        self.deferrable = deferrable
         self._memory = Memory()
 
     @cached_property
@@ -92,7 +102,7 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
             return super().execute(context)
 
     def poke(self, context: Context) -> PokeReturnValue:
-        """Take one look at the run."""
+        """Take one look at the run; a deferrable sensor goes on in the triggerer if it is not over."""
         if self._plan is None:
             self._begin(context)
         plan, memory = self._plan, self._memory
@@ -100,13 +110,29 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
         look = self.hook.converse(take_look(plan, memory))
         if look.asks_user and look.run is not None:
             self._ask_user(context, look.run)
-        if look.outcome is Outcome.WAITING:
-            self._pause = look.pause
-            self._keep(context, memory)
-            return PokeReturnValue(is_done=False)
-        if look.outcome is not Outcome.OVER or look.run is None:
-            raise timed_out(plan, memory, look)
-        return PokeReturnValue(is_done=True, xcom_value=self._conclude(look.run))
+        if look.outcome is not Outcome.WAITING:
+            return PokeReturnValue(is_done=True, xcom_value=self._conclude(plan, memory, look))
+        if self.deferrable:
+            self._go_on_in_triggerer(plan, memory, look.at + look.pause.seconds)
+        self._pause = look.pause
+        self._keep(context, memory)
+        return PokeReturnValue(is_done=False)
+
+    def execute_complete(self, context: Context, event: Any = None) -> Any:
+        """Judge what the trigger saw, by the rules of a sensor that looks for itself."""
+        return self._by_the_rules(context, lambda: self._resume(context, event))
+
+    def execute_failed(self, context: Context, error: str = "", traceback: list[str] | None = None) -> Any:
+        """Look at the run once more after the trigger broke off, or was not run in time."""
+        if traceback:
+            self.log.error("The trigger failed:\n%s", "".join(traceback))
+        return self._by_the_rules(context, lambda: self._replace_trigger(context, error))
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Go on after the triggerer; what Airflow itself has to tell of a trigger is judged here, too."""
+        if next_method == "__fail__":
+            next_method = self.execute_failed.__name__
+        return super().resume_execution(next_method, next_kwargs, context)
 
     @property
     def reschedule(self) -> bool:
@@ -117,27 +143,101 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
         # The pause comes from the look just taken, which knows of Retry-After, backoff and the deadline.
         return self._pause.seconds + random.uniform(0.0, self._pause.spread)  # noqa: S311
 
-    def _conclude(self, run: WorkflowRun) -> dict[str, Any]:
-        if run.took_no_action and self.skip_on_no_action:
-            raise AirflowSkipException(f"Workflow run {run.id} completed without taking any action.")
-        return conclude(run)
+    def _conclude(self, plan: Plan, memory: Memory, look: Look) -> dict[str, Any]:
+        if look.outcome is not Outcome.OVER or look.run is None:
+            raise timed_out(plan, memory, look)
+        if look.run.took_no_action and self.skip_on_no_action:
+            raise AirflowSkipException(f"Workflow run {look.run.id} completed without taking any action.")
+        return conclude(look.run)
+
+    def _by_the_rules(self, context: Context, act: Callable[[], Any]) -> Any:
+        """Do on resumption what Airflow's loop does between two pokes."""
+        final = (AirflowFailException, AirflowSensorTimeout)
+        try:
+            with self.hook:
+                return act()
+        except AirflowSkipException:
+            raise
+        except Exception as error:
+            if self.silent_fail and not isinstance(error, final):
+                self.log.exception("The wait goes on in spite of this, as silent_fail asks.")
+                plan = self._plan or self._make_plan(_started_at(context))
+                self._go_on_in_triggerer(plan, self._memory, time.time() + plan.interval(time.time()))
+            if self.never_fail:
+                raise AirflowSkipException("Skipping due to never_fail is set to True.") from error
+            raise
+
+    def _resume(self, context: Context, event: Any) -> dict[str, Any]:
+        returned = Return.from_event(event, self._make_plan)
+        plan, memory = self._plan, self._memory = returned.plan, returned.memory
+        look = returned.look
+        if look is None or look.run is None:
+            look = self._look_once_more(returned)
+        if look.asks_user and look.run is not None:
+            self._ask_user(context, look.run)
+        if look.outcome is Outcome.WAITING:
+            self._go_on_in_triggerer(plan, memory, look.at + plan.interval(look.at))
+        if look.run is not None:
+            self.hook.tell(ending(memory, look.run))
+        return self._conclude(plan, memory, look)
+
+    def _look_once_more(self, returned: Return) -> Look:
+        """Look from the worker before silence is believed: it may be the triggerer's trouble alone."""
+        if returned.error is not None and not returned.error.retryable:
+            raise returned.error
+        returned.memory.seen_at = returned.memory.seen_at and time.time()
+        look = self.hook.converse(take_look(returned.plan, returned.memory))
+        if look.run is None and returned.error is not None:
+            raise returned.error
+        return look
+
+    def _replace_trigger(self, context: Context, error: str) -> dict[str, Any]:
+        plan = self._make_plan(_started_at(context))
+        memory = Memory(seen_at=time.time())
+        look = self.hook.converse(take_look(plan, memory))
+        if look.outcome is not Outcome.WAITING:
+            return self._conclude(plan, memory, look)
+        raise AnonUnavailableError(
+            f"The wait for workflow run {plan.workflow_run_id} broke off in the triggerer ({error}); {last_seen(memory)}. "
+            "Is airflow-provider-anon installed there, in the version of the workers, and was it restarted since?",
+            workflow_run_id=plan.workflow_run_id,
+            last_status=memory.status,
+            last_seen_at=memory.seen_at,
+        )
+
+    def _go_on_in_triggerer(self, plan: Plan, memory: Memory, next_look_at: float) -> NoReturn:
+        from airflow_anon.triggers import AnonWorkflowRunTrigger
+
+        asks_user = bool(self.on_awaiting_user_input_callback)
+        handoff = Handoff(self.anon_conn_id, plan, memory, next_look_at=next_look_at, asks_user=asks_user)
+        # The trigger itself keeps the deadline, with a last look; Airflow's is for one that does not run.
+        left = max(plan.deadline - time.time(), 0.0) + TRIGGER_GRACE
+        self.defer(
+            trigger=AnonWorkflowRunTrigger(**handoff.to_kwargs()),
+            method_name=self.execute_complete.__name__,
+            timeout=timedelta(seconds=left),
+        )
+        raise AssertionError("Airflow's defer returns never")
 
     def _begin(self, context: Context) -> None:
         now = time.time()
         rescheduled_at = _first_rescheduled_at(context) if self.reschedule else None
         started_at = now if rescheduled_at is None else rescheduled_at.timestamp()
-        self._plan = Plan(
+        self._plan = self._make_plan(started_at)
+        if rescheduled_at is not None:
+            self._memory = self._recall(context) or self._guess(now, started_at)
+
+    def _make_plan(self, started_at: float, deadline: float | None = None) -> Plan:
+        return Plan(
             normalise_id(self.workflow_run_id),
             started_at=started_at,
-            deadline=started_at + self.timeout,
+            deadline=started_at + self.timeout if deadline is None else deadline,
             poke_interval=self.poke_interval,
             exponential_backoff=bool(self.exponential_backoff),
             max_wait=None if self.max_wait is None else _seconds("max_wait", self.max_wait),
             outage_tolerance=self.outage_tolerance,
             user_input_timeout=self.user_input_timeout,
         )
-        if rescheduled_at is not None:
-            self._memory = self._recall(context) or self._guess(now, started_at)
 
     def _recall(self, context: Context) -> Memory | None:
         """Return what the last look of this try left in Airflow's task state store (3.3 and later)."""
@@ -184,6 +284,12 @@ def _seconds(name: str, value: float | timedelta) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < float("inf"):
         raise ValueError(f"{name} must be a timedelta, or a number of seconds of at least 0, not {value!r}")
     return float(seconds)
+
+
+def _started_at(context: Context) -> float:
+    """Return when the task's try began; Airflow keeps that over a deferral."""
+    start: datetime | None = context["ti"].start_date
+    return time.time() if start is None else start.timestamp()
 
 
 def _first_rescheduled_at(context: Context) -> datetime | None:

@@ -8,6 +8,7 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from string import Formatter
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
@@ -170,6 +171,8 @@ def _base_url(fields: _Fields, host: str | None, schema: str | None, port: int |
 def _split_host(fields: _Fields, host: str) -> SplitResult:
     try:
         parts = urlsplit(host if "://" in host else f"//{host}")
+        if "[" in parts.netloc:
+            IPv6Address(parts.hostname or "")  # Python 3.10 takes any text in brackets
     except ValueError:
         fields.refuse("host", "is no host name or address such as worker.anon.com")
     if parts.scheme not in {"", "http", "https"}:

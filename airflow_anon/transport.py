@@ -18,9 +18,9 @@ import socket
 import ssl
 import time
 from base64 import b64encode
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import aiohttp
@@ -399,6 +399,20 @@ def converse(
 # aiohttp
 
 
+class Sender(Protocol):
+    """What a conversation needs of an asynchronous client."""
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """What the connection said when it was last read."""
+
+    async def send(self, request: Request) -> Response | NoResponse:
+        """Send a request and wait for the answer."""
+
+    async def renew(self) -> None:
+        """Read the connection again."""
+
+
 class AsyncClient:
     """Speaks to one endpoint with ``aiohttp``, over a pool of connections that it keeps alive."""
 
@@ -428,14 +442,6 @@ class AsyncClient:
             auto_decompress=False,
             trust_env=False,
         )
-
-    async def renew(self, endpoint: Endpoint) -> bool:
-        """Go on with another endpoint; say whether it is another."""
-        if endpoint == self.endpoint:
-            return False
-        await self.close()
-        await self._open(endpoint)
-        return True
 
     async def send(self, request: Request) -> Response | NoResponse:
         """Send a request and wait for the answer; trouble comes back as a :class:`NoResponse`."""
@@ -477,14 +483,19 @@ class AsyncClient:
 
 
 async def aconverse(
-    client: AsyncClient,
+    client: Sender,
     conversation: Conversation[T],
     *,
     tell: Callable[[News], None],
-    renew: Callable[[], Awaitable[bool]],
+    patient: bool = False,
 ) -> T:
-    """Carry a conversation out as :func:`converse` does, without blocking the event loop."""
+    """
+    Carry a conversation out as :func:`converse` does, without blocking the event loop.
+
+    :param patient: whether a connection that cannot be read counts as an API that does not answer.
+    """
     reply: Reply = None
+    used: Endpoint | None = None
     while True:
         try:
             step = conversation.send(reply)
@@ -492,11 +503,20 @@ async def aconverse(
             return end.value  # type: ignore[no-any-return]
         reply = None
         if isinstance(step, Request):
-            reply = await client.send(step)
+            used = client.endpoint
+            try:
+                reply = await client.send(step)
+            except AnonConfigurationError as error:
+                if not patient or error.field != "anon_conn_id":
+                    raise
+                now = time.time()
+                reply = NoResponse(str(error).rstrip("."), now, now, "the triggerer", error.conn_id)
+            used = used or client.endpoint
         elif isinstance(step, Sleep):
             await asleep(step.seconds + random.uniform(0.0, step.spread))  # noqa: S311
         elif isinstance(step, Renew):
-            reply = await renew()
+            await client.renew()
+            reply = client.endpoint is not used
         elif isinstance(step, Tell):
             for news in step.news:
                 tell(news)

@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import import_module
@@ -22,6 +22,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
+    BaseSensorOperator,
     TaskDeferred,
 )
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, AIRFLOW_V_3_3_PLUS
@@ -102,6 +103,7 @@ class TaskInstance:
     clock: MovingTime
     task: Any
     first_start: datetime | None = None
+    start_date: datetime | None = None
     try_number: int = 1
     max_tries: int = 0
     dag_id: str = "dag"
@@ -140,7 +142,7 @@ def carry_out(
     """Run a task to its end and tell what became of it."""
     story = Story()
     kind = TaskInstance3 if AIRFLOW_V_3_0_PLUS else TaskInstance
-    ti = kind(clock, None)
+    ti = kind(clock, None, start_date=clock.utcnow())
     context = {"ti": ti, "task_instance": ti, **(context or {})}
     if AIRFLOW_V_3_3_PLUS:
         context["task_state_store"] = Store()
@@ -202,14 +204,11 @@ TIMED_OUT: dict[str, Any] = {}
 @contextmanager
 def _reschedule_dates(clock: MovingTime, ti: TaskInstance) -> Iterator[None]:
     """Make the first reschedule date and Airflow's clock agree with ours."""
-    if AIRFLOW_V_3_0_PLUS:
-        with mock.patch("airflow.sdk.timezone.utcnow", clock.utcnow):
-            yield
-        return
-    with (
-        mock.patch("airflow.sensors.base._orig_start_date", lambda **_: ti.first_start),
-        mock.patch("airflow.utils.timezone.utcnow", clock.utcnow),
-    ):
+    module = import_module(BaseSensorOperator.__module__)
+    with ExitStack() as patches:
+        patches.enter_context(mock.patch.object(module.timezone, "utcnow", clock.utcnow))
+        if not AIRFLOW_V_3_0_PLUS:
+            patches.enter_context(mock.patch.object(module, "_orig_start_date", lambda **_: ti.first_start))
         yield
 
 

@@ -24,7 +24,7 @@ from airflow_anon.exceptions import (
 )
 from airflow_anon.sensors import AnonWorkflowRunSensor
 
-MODES = {"poke": {"mode": "poke"}, "reschedule": {"mode": "reschedule"}}
+MODES = {"poke": {"mode": "poke"}, "reschedule": {"mode": "reschedule"}, "deferred": {"deferrable": True}}
 # Airflow 3 logs through structlog to stdout, Airflow 2 through logging, which the harness listens to.
 LOG_LINE = re.compile(r"^\S+Z \[\w+ *\] (.*?) +\[[\w.]*airflow_anon[\w.]*\]", re.MULTILINE)
 GOOD = "slow 0s"

@@ -1,0 +1,142 @@
+"""What a sensor hands to its trigger and gets back, with both codecs of each. No I/O, no Airflow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_anon.exceptions import AnonError, AnonProtocolError, error_from_payload
+from airflow_anon.memory import Memory
+from airflow_anon.protocol import Look, Outcome, Plan
+from airflow_anon.runs import WorkflowRun
+
+NEVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Handoff:
+    """
+    A wait on its way from a worker to the triggerer.
+
+    :param next_look_at: when the run is to be looked at next, in seconds since the epoch.
+    :param asks_user: whether the sensor wants to know when the run begins to wait for a person.
+    """
+
+    anon_conn_id: str
+    plan: Plan
+    memory: Memory = field(default_factory=Memory)
+    next_look_at: float = 0.0
+    asks_user: bool = False
+
+    def to_kwargs(self) -> dict[str, Any]:
+        """Return the trigger's arguments, which Airflow keeps in its database: plain values only."""
+        plan, memory = self.plan, self.memory
+        return {
+            "workflow_run_id": plan.workflow_run_id,
+            "anon_conn_id": self.anon_conn_id,
+            "poke_interval": plan.poke_interval,
+            "exponential_backoff": plan.exponential_backoff,
+            "max_wait": plan.max_wait,
+            "outage_tolerance": plan.outage_tolerance,
+            "user_input_timeout": plan.user_input_timeout,
+            "started_at": plan.started_at,
+            "deadline": None if plan.deadline == NEVER else plan.deadline,
+            "next_look_at": self.next_look_at,
+            "asks_user": self.asks_user,
+            "seen_at": memory.seen_at,
+            "last_status": memory.status,
+            "last_state_name": memory.state_name,
+            "awaiting_since": memory.awaiting_since,
+        }
+
+    @classmethod
+    def from_kwargs(cls, now: float, kwargs: Mapping[str, Any]) -> Handoff:
+        """
+        Read the trigger's arguments.
+
+        :param now: counts as the last good look if there was one: while a triggerer is away, nobody looks.
+        """
+        started_at = kwargs["started_at"] or now
+        timeout, deadline = kwargs["timeout"], kwargs["deadline"]
+        if deadline is None:
+            deadline = NEVER if timeout is None else started_at + timeout
+        names = ("poke_interval", "exponential_backoff", "max_wait", "outage_tolerance", "user_input_timeout")
+        return cls(
+            kwargs["anon_conn_id"],
+            Plan(
+                kwargs["workflow_run_id"],
+                started_at=started_at,
+                deadline=deadline,
+                **{name: kwargs[name] for name in names},
+            ),
+            Memory(
+                seen_at=None if kwargs["seen_at"] is None else now,
+                status=kwargs["last_status"],
+                state_name=kwargs["last_state_name"],
+                awaiting_since=kwargs["awaiting_since"],
+                warned_of=[kwargs["last_status"]] if kwargs["last_status"] else [],
+                told_at=0.0 if kwargs["seen_at"] is None else now,
+            ),
+            next_look_at=kwargs["next_look_at"],
+            asks_user=kwargs["asks_user"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """
+    A wait on its way back: what the trigger saw last, or the error that ended its wait.
+
+    :param look: without its pause and its news, which stay behind.
+    """
+
+    plan: Plan
+    memory: Memory
+    look: Look | None = None
+    error: AnonError | None = None
+
+    def to_event(self) -> dict[str, Any]:
+        """Return the payload of the trigger's one event: plain JSON."""
+        plan, look = self.plan, self.look
+        return {
+            "workflow_run_id": plan.workflow_run_id,
+            "outcome": "error" if look is None else look.outcome.value,
+            "asks_user": look is not None and look.asks_user,
+            "at": None if look is None else look.at,
+            "run": None if look is None or look.run is None else look.run.to_payload(),
+            "error": None if self.error is None else self.error.to_payload(),
+            "started_at": plan.started_at,
+            "deadline": None if plan.deadline == NEVER else plan.deadline,
+            "memory": self.memory.to_json(),
+        }
+
+    @classmethod
+    def from_event(cls, event: object, make_plan: Any) -> Return:
+        """
+        Read the payload of a trigger's event; nothing in it is taken for a success.
+
+        :param make_plan: makes the sensor's plan from *started_at* and *deadline*.
+        :raises AnonProtocolError: it is no event of this package's trigger, or of another run.
+        """
+        try:
+            return cls._read(event, make_plan)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise AnonProtocolError(f"The trigger's event is not understood ({type(error).__name__}).") from error
+
+    @classmethod
+    def _read(cls, event: Any, make_plan: Any) -> Return:
+        deadline = event["deadline"]
+        plan: Plan = make_plan(event["started_at"], NEVER if deadline is None else deadline)
+        if event["workflow_run_id"].strip().lower() != plan.workflow_run_id.lower():
+            raise AnonProtocolError(f"The trigger's event is about another run than {plan.workflow_run_id}.")
+        memory = Memory.from_json(event["memory"])
+        if event["outcome"] == "error":
+            return cls(plan, memory, error=error_from_payload(event["error"]))
+        run = None if event["run"] is None else WorkflowRun.from_payload(event["run"])
+        if run is not None and run.id.lower() != plan.workflow_run_id.lower():
+            raise AnonProtocolError(f"The trigger's event holds another run than {plan.workflow_run_id}.")
+        look = Look(Outcome(event["outcome"]), event["at"], run=run, asks_user=event["asks_user"] is True)
+        if look.outcome is Outcome.OVER and (run is None or not run.is_over):
+            raise AnonProtocolError(f"The trigger's event says that {plan.workflow_run_id} is over, but it is not.")
+        return cls(plan, memory, look)

@@ -1,0 +1,113 @@
+"""The wait inside the triggerer."""
+
+from __future__ import annotations
+
+import time
+from inspect import Parameter, signature
+from typing import TYPE_CHECKING, Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_anon.exceptions import AnonError
+from airflow_anon.handoff import Handoff, Return
+from airflow_anon.hooks import AnonHook
+from airflow_anon.protocol import wait_for_run
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from airflow_anon.memory import News
+
+
+class AnonWorkflowRunTrigger(BaseTrigger):
+    """
+    Waits until a workflow run is over, and fires one event, which the sensor judges.
+
+    Its class path and its arguments are kept in Airflow's database: they hold plain values and no
+    credential. Times are in seconds, ``started_at``, ``deadline`` and all that end in ``_at`` or
+    ``_since`` since the epoch. Arguments that a later version of the package wrote are passed over.
+
+    :param workflow_run_id: the run's UUID.
+    :param anon_conn_id: the Airflow connection to the API.
+    :param poke_interval: the pause between two looks.
+    :param exponential_backoff: let the pauses grow, up to *max_wait*.
+    :param outage_tolerance: how long the API may be out of reach.
+    :param user_input_timeout: how long the run may wait for a person.
+    :param started_at: when the wait began; now, if left out.
+    :param deadline: when it is to end; *timeout* after its beginning, if left out.
+    :param next_look_at: when to look next; at once, if left out.
+    :param asks_user: fire also when the run begins to wait for a person.
+    :param seen_at: when the run was last seen, with *last_status* and *last_state_name*.
+    :param awaiting_since: when the run began to wait for a person, if it does.
+    """
+
+    def __init__(
+        self,
+        *,
+        workflow_run_id: str,
+        anon_conn_id: str = AnonHook.default_conn_name,
+        poke_interval: float = 60.0,
+        exponential_backoff: bool = False,
+        max_wait: float | None = None,
+        timeout: float | None = None,
+        outage_tolerance: float = 600.0,
+        user_input_timeout: float | None = None,
+        started_at: float | None = None,
+        deadline: float | None = None,
+        next_look_at: float = 0.0,
+        asks_user: bool = False,
+        seen_at: float | None = None,
+        last_status: str | None = None,
+        last_state_name: str | None = None,
+        awaiting_since: float | None = None,
+        **later: Any,
+    ) -> None:
+        super().__init__()
+        self.workflow_run_id = workflow_run_id
+        self.anon_conn_id = anon_conn_id
+        self.poke_interval = poke_interval
+        self.exponential_backoff = exponential_backoff
+        self.max_wait = max_wait
+        self.timeout = timeout
+        self.outage_tolerance = outage_tolerance
+        self.user_input_timeout = user_input_timeout
+        self.started_at = started_at
+        self.deadline = deadline
+        self.next_look_at = next_look_at
+        self.asks_user = asks_user
+        self.seen_at = seen_at
+        self.last_status = last_status
+        self.last_state_name = last_state_name
+        self.awaiting_since = awaiting_since
+        if later:
+            self.log.warning("Passing over arguments of another version of airflow-provider-anon: %s", sorted(later))
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class path and the arguments, as Airflow keeps them."""
+        return "airflow_anon.triggers.AnonWorkflowRunTrigger", {name: getattr(self, name) for name in ARGUMENTS}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, and fire one event: what was seen last, or the error that ended the wait."""
+        now = time.time()
+        handoff = Handoff.from_kwargs(now, self.serialize()[1])
+        plan, memory = handoff.plan, handoff.memory
+        conversation = wait_for_run(
+            plan, memory, delay=handoff.next_look_at - now, stop_to_ask_user=handoff.asks_user
+        )
+        try:
+            look = await AnonHook(self.anon_conn_id).aconverse(conversation, tell=self.tell, patient=True)
+            result = Return(plan, memory, look)
+        except AnonError as error:
+            result = Return(plan, memory, error=error)
+        yield TriggerEvent(result.to_event())
+
+    def tell(self, news: News) -> None:
+        """Write a line of the conversation to the log."""
+        (self.log.warning if news.level == "warning" else self.log.info)("%s", news.text)
+
+
+ARGUMENTS = tuple(
+    parameter.name
+    for parameter in signature(AnonWorkflowRunTrigger.__init__).parameters.values()
+    if parameter.kind is Parameter.KEYWORD_ONLY
+)

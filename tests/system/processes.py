@@ -1,0 +1,136 @@
+"""Processes that are ended by whoever started them, and what CPU they and theirs have used."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections import defaultdict
+from pathlib import Path
+
+LOOPBACK = "127.0.0.1"
+PATIENCE = 20.0
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class ProcessEndedError(Exception):
+    """A process that should live has ended; the text has the end of its log."""
+
+
+class Process:
+    """
+    A process in a session of its own, which Ctrl-C does not reach; its output goes to a log.
+
+    :param name: what it is, and the name of its log.
+    :param folder: where it starts and where its log is appended to.
+    """
+
+    def __init__(self, name: str, command: list[str], folder: Path, environment: dict[str, str]) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                cwd=folder,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+
+    @property
+    def lives(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def check(self) -> None:
+        """
+        Make sure that it lives.
+
+        :raises ProcessEndedError: it has ended.
+        """
+        if not self.lives:
+            lines = self.log.read_text(errors="replace").splitlines()[-30:]
+            raise ProcessEndedError(f"{self.name} ended by itself:\n" + "\n".join(lines))
+
+    def wait(self) -> int:
+        """Wait for its end and return its exit code."""
+        return self._process.wait()
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """End it, and what it has started: asked first, killed when that takes too long."""
+        left = family(self.pid)
+        if self.lives:
+            self._process.send_signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(PATIENCE)
+        self._kill(left)
+
+    def kill(self) -> None:
+        """End it, and what it has started, as a crash does."""
+        self._kill(family(self.pid))
+
+    def _kill(self, members: dict[int, float]) -> None:
+        for pid, started in members.items():
+            if _started(pid) == started:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+        end = time.monotonic() + PATIENCE
+        while any(_started(pid) == started for pid, started in members.items()) and time.monotonic() < end:
+            time.sleep(0.05)
+
+
+def family(pid: int) -> dict[int, float]:
+    """Return a process and its descendants, each with the time that it started."""
+    stats = _all_stats()
+    children = defaultdict(list)
+    for child, fields in stats.items():
+        children[int(fields[1])].append(child)
+    found, queue = {}, [pid]
+    while queue:
+        member = queue.pop()
+        if member in stats:
+            found[member] = float(stats[member][19])
+            queue += children[member]
+    return found
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    """Return the CPU that processes and their descendants have used, those that have ended included."""
+    stats = _all_stats()
+    members = {member for pid in pids for member in family(pid)}
+    # utime, stime, and the same of the children that have been waited for.
+    return sum(sum(map(int, stats[pid][11:15])) for pid in members if pid in stats) / TICKS
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _all_stats() -> dict[int, list[str]]:
+    pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
+    return {pid: fields for pid in pids if (fields := _stat(pid))}
+
+
+def _started(pid: int) -> float | None:
+    fields = _stat(pid)
+    # One that has ended but is not waited for yet (Z) counts as ended.
+    return float(fields[19]) if fields and fields[0] != "Z" else None
+
+
+def _stat(pid: int) -> list[str]:
+    """Return the fields of ``/proc/<pid>/stat`` from the third on."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []

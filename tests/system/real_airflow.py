@@ -1,0 +1,187 @@
+"""A real Airflow: scheduler with LocalExecutor, triggerer, API server, DAG processor; loopback only."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+import time
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+from processes import LOOPBACK, Process, cpu_seconds, free_port
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+COMPONENTS = {
+    "api-server": [],
+    "dag-processor": [],
+    "scheduler": ["--skip-serve-logs"],
+    "triggerer": ["--skip-serve-logs"],
+}
+PATIENCE = 300.0
+
+
+class Airflow:
+    """
+    Airflow, while the ``with`` block lasts.
+
+    :param home: an empty folder; ``dags`` in it is made here.
+    :param database: the URL of its database.
+    :param settings: further environment variables.
+    """
+
+    def __init__(self, home: Path, database: str, **settings: str) -> None:
+        self.home = home
+        self.dags = home / "dags"
+        self.url = f"http://{LOOPBACK}:{free_port()}"
+        self._environment = _environment(home, self.url, database) | settings
+        self._processes: dict[str, Process] = {}
+        self._headers = {"Content-Type": "application/json"}
+
+    def __enter__(self) -> Self:
+        """Create the tables and start all processes."""
+        self.dags.mkdir(exist_ok=True)
+        try:
+            self.run("db", "migrate")
+            for name in COMPONENTS:
+                self.start(name)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End all processes."""
+        for name in list(self._processes):
+            self.stop(name)
+
+    def run(self, *command: str) -> None:
+        """Run a command of Airflow's to its end."""
+        name = "-".join(command)
+        process = self._processes[name] = self._started(name, [*command])
+        if process.wait():
+            process.check()
+        del self._processes[name]
+
+    def run_script(self, path: Path, *arguments: str) -> None:
+        """Run a Python script with this Airflow's settings to its end."""
+        process = Process(path.stem, [sys.executable, str(path), *arguments], self.home, self._environment)
+        self._processes[path.stem] = process
+        if process.wait():
+            process.check()
+        del self._processes[path.stem]
+
+    def start(self, name: str, **settings: str) -> None:
+        """Start a component."""
+        self._processes[name] = self._started(name, [name, *COMPONENTS[name]], **settings)
+
+    def stop(self, name: str) -> None:
+        """Ask a component to end, and wait for that."""
+        self._processes.pop(name).stop()
+
+    def kill(self, name: str) -> None:
+        """End a component as a crash does."""
+        self._processes.pop(name).kill()
+
+    def check(self) -> None:
+        """Make sure that every component lives."""
+        for process in self._processes.values():
+            process.check()
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """Return the CPU that each component has used, with all that it has started."""
+        return {name: cpu_seconds([process.pid]) for name, process in self._processes.items()}
+
+    def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
+        """Start a run of a DAG, as soon as Airflow knows it, and return the run's id."""
+        body = {"logical_date": None, "conf": conf or {}}
+        end = time.monotonic() + PATIENCE
+        while True:
+            self.check()
+            answer = self._ask(f"/dags/{dag_id}/dagRuns", body)
+            if answer is not None:
+                return str(answer["dag_run_id"])
+            if time.monotonic() > end:
+                raise TimeoutError(f"Airflow does not know {dag_id}: {self._ask('/importErrors')}")
+            time.sleep(1)
+
+    def wait_for_dags(self, dag_ids: list[str]) -> None:
+        """Wait until Airflow knows these DAGs."""
+        end = time.monotonic() + PATIENCE
+        while any(self._ask(f"/dags/{dag_id}") is None for dag_id in dag_ids):
+            self.check()
+            if time.monotonic() > end:
+                raise TimeoutError(f"Airflow does not know its DAGs: {self._ask('/importErrors')}")
+            time.sleep(1)
+
+    def _started(self, name: str, command: list[str], **settings: str) -> Process:
+        full = [sys.executable, "-m", "airflow", *command]
+        return Process(name, full, self.home, self._environment | settings)
+
+    def _ask(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
+        """Call Airflow's REST API; nothing comes back while it is not up, or does not know the thing asked for."""
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            if "Authorization" not in self._headers:
+                token = _call(f"{self.url}/auth/token", self._headers)["access_token"]
+                self._headers["Authorization"] = f"Bearer {token}"
+            return _call(f"{self.url}/api/v2{path}", self._headers, data)
+        except urllib.error.HTTPError as error:
+            if error.code in (404, 503):
+                return None
+            raise RuntimeError(f"Airflow answered {error.code} to {path}: {error.read()[:500]!r}") from error
+        except OSError:
+            return None
+
+
+def _environment(home: Path, url: str, database: str) -> dict[str, str]:
+    """Return what this Airflow goes by; settings of another one that lives in the same shell are left out."""
+    inherited = {name: value for name, value in os.environ.items() if not name.upper().startswith(("AIRFLOW", "_AIRFLOW"))}
+    settings = {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__API__HOST": LOOPBACK,
+        "AIRFLOW__API__PORT": url.rpartition(":")[2],
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__API__SECRET_KEY": secrets.token_hex(),
+        "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(),
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
+        "AIRFLOW__CORE__DEFAULT_POOL_TASK_SLOT_COUNT": "1000",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "1000",
+        "AIRFLOW__CORE__PARALLELISM": "8",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
+        # A triggerer that was killed is found dead sooner than after the usual half minute.
+        "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
+        "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "15",
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        "SCARF_ANALYTICS": "false",
+        "NO_PROXY": f"{LOOPBACK},localhost",
+        "no_proxy": f"{LOOPBACK},localhost",
+    }
+    return inherited | settings
+
+
+def _call(url: str, headers: dict[str, str], data: bytes | None = None) -> dict[str, Any]:
+    request = urllib.request.Request(url, data=data, headers=headers)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=60) as response:
+        answer: dict[str, Any] = json.load(response)
+        return answer

@@ -1,0 +1,632 @@
+"""The hook: an Airflow connection goes in, workflow runs come out, in both worlds alike."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import socket
+import ssl
+import threading
+import traceback
+
+import pytest
+import trustme
+from airflow.providers.common.compat.sdk import BaseHook, Connection
+from server import Server, answer, never, reset, then_close
+
+from airflow_anon import protocol
+from airflow_anon.exceptions import (
+    AnonAuthenticationError,
+    AnonConfigurationError,
+    AnonError,
+    AnonInvalidIdError,
+    AnonNotFoundError,
+    AnonRejectedError,
+    AnonUnavailableError,
+    AnonUserInputTimeoutError,
+    AnonWaitTimeoutError,
+    AnonWorkflowRunFailedError,
+)
+from airflow_anon.hooks import AnonHook
+from airflow_anon.runs import WorkflowRunStatus
+from airflow_anon.simulator import Simulator
+
+RUN = "3f0c7a52-9d1e-4b6b-8a70-1c2d3e4f5a60"
+TOKEN = "token-that-nobody-may-see"
+PROXY_PASSWORD = "proxy-password-that-nobody-may-see"
+HIDDEN = "header-value-that-nobody-may-see"
+
+
+def run_json(status="COMPLETED", **fields):
+    over = status in {"COMPLETED", "COMPLETED_WITH_NO_ACTION_TAKEN", "FAILED"}
+    return {
+        "id": RUN,
+        "workflowId": "a81b2c3d-0e4f-4d5a-9b6c-7d8e9f001122",
+        "status": status,
+        "createdAt": "2026-01-02T03:04:05Z",
+        "updatedAt": "2026-01-02T03:05:05Z",
+        "completedAt": "2026-01-02T03:05:05Z" if over else None,
+        "createdByUserId": "c4d5e6f7-1122-4a33-8b44-556677889900",
+        "jobRunId": None,
+        "currentStateName": "post_invoice",
+        **fields,
+    }
+
+
+def run_answer(status="COMPLETED", **fields):
+    return answer("200 OK", run_json(status, **fields))
+
+
+class Blocking:
+    """What a task on a worker calls."""
+
+    def get(self, hook, workflow_run_id=RUN):
+        with hook:
+            return hook.get_workflow_run(workflow_run_id)
+
+    def wait(self, hook, workflow_run_id=RUN, **options):
+        with hook:
+            return hook.wait_for_workflow_run(workflow_run_id, poke_interval=0.01, **options)
+
+    def endpoint(self, hook):
+        return hook.endpoint()
+
+
+class OnALoop:
+    """What a coroutine calls."""
+
+    def get(self, hook, workflow_run_id=RUN):
+        return asyncio.run(hook.aget_workflow_run(workflow_run_id))
+
+    def wait(self, hook, workflow_run_id=RUN, **options):
+        return asyncio.run(hook.await_workflow_run(workflow_run_id, poke_interval=0.01, **options))
+
+    def endpoint(self, hook):
+        return asyncio.run(hook.aendpoint())
+
+
+@pytest.fixture(params=[Blocking, OnALoop])
+def world(request):
+    return request.param()
+
+
+@pytest.fixture(autouse=True)
+def _in_a_hurry(monkeypatch):
+    monkeypatch.setattr(protocol, "FIRST_LOOK_DELAYS", (0.01,))
+    monkeypatch.setattr(protocol, "SHORTEST_PAUSE", 0.01)
+    monkeypatch.setattr(protocol, "FIRST_BACKOFF", 0.01)
+
+
+@pytest.fixture
+def connect(monkeypatch):
+    """Store the connection ``anon_default`` in the environment, and return a hook for it."""
+
+    def store(host, *, password=TOKEN, **fields):
+        extra = {"timeout": 5, **fields.pop("extra", {})}
+        connection = {"conn_type": "anon", "host": host, "password": password, "extra": extra, **fields}
+        monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", json.dumps(connection))
+        return AnonHook()
+
+    return store
+
+
+@pytest.fixture
+def logged(caplog, capfd):
+    """Return all that was logged, at whatever level; Airflow's lines differ in where theirs go."""
+    for name in (None, "airflow", "airflow.task", "airflow.task.hooks", "urllib3", "aiohttp", "asyncio"):
+        caplog.set_level(logging.DEBUG, logger=name)
+    captured = []
+
+    def text():
+        captured.extend(capfd.readouterr())
+        return "".join([caplog.text, *captured])
+
+    return text
+
+
+# The connection
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        "anon://:token@worker.anon.com",
+        "anon://:token@worker.anon.com/",
+        "anon://:token@worker.anon.com:443",
+        "anon://:token@worker.anon.com/https",
+        "anon://https://:token@worker.anon.com",
+        "anon://https://:token@worker.anon.com:443",
+        "anon://:token@https%3A%2F%2Fworker.anon.com",
+        "anon://:token@",
+        "anon://:token@worker.anon.com?timeout=5&verify=true",
+        '{"conn_type": "anon", "password": "token"}',
+        '{"conn_type": "anon", "host": "worker.anon.com", "password": "token"}',
+        '{"conn_type": "anon", "host": "worker.anon.com", "schema": "https", "password": "token"}',
+        '{"conn_type": "anon", "host": "https://worker.anon.com/", "password": "token", "extra": {}}',
+        '{"conn_type": "anon", "host": "worker.anon.com", "port": 443, "password": "token", "extra": ""}',
+    ],
+)
+def test_every_spelling_of_a_connection_means_https(world, stored, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", stored)
+
+    endpoint = world.endpoint(AnonHook())
+
+    assert endpoint.base_url == "https://worker.anon.com"
+    assert endpoint.headers["Authorization"] == "Bearer token"
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        "anon://http://:token@worker.anon.com",
+        "anon://:token@worker.anon.com/http",
+        "anon://:token@http%3A%2F%2Fworker.anon.com",
+        '{"conn_type": "anon", "host": "worker.anon.com", "schema": "http", "password": "token"}',
+    ],
+)
+def test_plain_http_is_used_only_where_it_is_written_and_not_silently(world, stored, monkeypatch, logged):
+    monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", stored)
+
+    endpoint = world.endpoint(AnonHook())
+
+    assert endpoint.base_url == "http://worker.anon.com"
+    assert "plain http" in logged()
+
+
+@pytest.mark.parametrize(
+    ("stored", "field"),
+    [
+        ("anon://:token@worker.anon.com/base/path", "schema"),
+        ('{"conn_type": "anon", "host": "https//worker.anon.com"}', "host"),
+        ('{"conn_type": "anon", "host": "worker anon com"}', "host"),
+        ('{"conn_type": "anon", "password": "***"}', "password"),
+        ('{"conn_type": "anon", "extra": {"timeout": 0}}', "timeout"),
+        ('{"conn_type": "anon", "extra": {"verify": "/missing/ca.pem"}}', "verify"),
+        ('{"conn_type": "anon", "extra": {"client_cert": "/missing/cert.pem"}}', "client_cert"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named_before_any_request(world, stored, field, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", stored)
+
+    with pytest.raises(AnonConfigurationError, match=f"'anon_default'.*{field}") as caught:
+        world.get(AnonHook())
+
+    assert (caught.value.conn_id, caught.value.field) == ("anon_default", field)
+    assert not caught.value.retryable
+    assert AnonHook().test_connection() == (False, str(caught.value))
+
+
+def test_a_missing_connection_is_said_to_be_missing(world):
+    with pytest.raises(AnonConfigurationError) as caught:
+        world.get(AnonHook("nowhere"))
+
+    assert str(caught.value) == (
+        "Connection 'nowhere': There is no such connection. Create it with type 'anon', or correct anon_conn_id."
+    )
+    assert (caught.value.conn_id, caught.value.retryable) == ("nowhere", False)
+    assert AnonHook("nowhere").test_connection() == (False, str(caught.value))
+
+
+def test_a_connection_that_cannot_be_read_just_now_may_be_tried_again(world):
+    class Hook(AnonHook):
+        @classmethod
+        def get_connection(cls, conn_id):
+            raise OSError("the secrets backend is away: " + TOKEN)
+
+    with pytest.raises(AnonConfigurationError, match=r"could not be read \(OSError\)") as caught:
+        world.get(Hook())
+
+    assert caught.value.retryable
+    assert TOKEN not in str(caught.value)
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+# How it is looked up
+
+
+def elsewhere(conn_id):
+    return Connection(conn_id=conn_id, conn_type="anon", host="elsewhere.example", password="other")
+
+
+class OwnLookup(AnonHook):
+    @classmethod
+    def get_connection(cls, conn_id):
+        return elsewhere(conn_id)
+
+
+class OwnLookupOfAnInstance(AnonHook):
+    def get_connection(self, conn_id):
+        return elsewhere(conn_id)
+
+
+class BothLookups(AnonHook):
+    @classmethod
+    def get_connection(cls, conn_id):
+        return elsewhere(conn_id)
+
+    @classmethod
+    async def aget_connection(cls, conn_id):
+        return elsewhere(conn_id)
+
+
+class InheritedLookup(OwnLookup):
+    pass
+
+
+class AsyncLookupOnTop(OwnLookupOfAnInstance):
+    async def aget_connection(self, conn_id):
+        return elsewhere(conn_id)
+
+
+@pytest.mark.parametrize(
+    "hook_class", [OwnLookup, OwnLookupOfAnInstance, BothLookups, InheritedLookup, AsyncLookupOnTop]
+)
+def test_a_lookup_of_a_subclass_is_used_in_both_worlds(world, hook_class, connect):
+    connect("worker.anon.com")
+
+    assert world.endpoint(hook_class()).base_url == "https://elsewhere.example"
+
+
+def test_an_async_lookup_of_a_subclass_is_preferred_on_a_loop():
+    class Hook(OwnLookup):
+        @classmethod
+        async def aget_connection(cls, conn_id):
+            return Connection(conn_id=conn_id, conn_type="anon", host="async.example")
+
+    assert asyncio.run(Hook().aendpoint()).base_url == "https://async.example"
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own lookup", "Airflow's lookup"])
+def test_a_blocking_lookup_is_kept_off_the_event_loop(own, connect, monkeypatch):
+    connect("worker.anon.com")
+    threads = []
+
+    class Hook(AnonHook):
+        if own:
+
+            @classmethod
+            def get_connection(cls, conn_id):
+                threads.append(threading.current_thread())
+                return super().get_connection(conn_id)
+
+    real = BaseHook.get_connection
+
+    def get_connection(cls, conn_id):
+        threads.append(threading.current_thread())
+        return real(conn_id)
+
+    monkeypatch.setattr(BaseHook, "get_connection", classmethod(get_connection))
+
+    endpoint = asyncio.run(Hook().aendpoint())
+
+    assert endpoint.base_url == "https://worker.anon.com"
+    assert threading.main_thread() not in threads
+    assert bool(threads) >= own
+
+
+def test_a_connection_is_looked_up_once_for_many_looks(world, connect):
+    looked_up = []
+
+    class Hook(AnonHook):
+        @classmethod
+        def get_connection(cls, conn_id):
+            looked_up.append(conn_id)
+            return super().get_connection(conn_id)
+
+    with Simulator(token=TOKEN) as simulator:
+        workflow_run_id = simulator.create_run("IN_PROGRESS 49 looks, COMPLETED")
+        connect(simulator.url)
+        run = world.wait(Hook(), workflow_run_id)
+
+    assert run.succeeded
+    assert simulator.requests == 50
+    assert simulator.connections == 1
+    assert looked_up == ["anon_default"]
+
+
+def test_what_masks_secrets_is_not_touched(world, monkeypatch):
+    def refuse(self):
+        raise AssertionError("this calls the supervisor")
+
+    monkeypatch.setattr(Connection, "extra_dejson", property(refuse))
+    monkeypatch.setattr(Connection, "get_uri", refuse)
+
+    class Hook(AnonHook):
+        @classmethod
+        def get_connection(cls, conn_id):
+            return Connection(conn_id=conn_id, conn_type="anon", extra='{"timeout": 7}')
+
+    assert world.endpoint(Hook()).timeout == 7
+
+
+# Looks
+
+
+@pytest.mark.parametrize("status", list(WorkflowRunStatus))
+def test_one_look_returns_the_run_whatever_its_status(world, status, connect):
+    with Server(run_answer(status.value)) as server:
+        run = world.get(connect(server.url), f" {RUN.upper()} ")
+
+    assert run.status is status
+    assert run.to_payload() == run_json(status.value)
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [answer("503 Busy"), answer("429 Slow Down", b"", "Retry-After: 0"), reset, answer("404 Not Found"), answer()],
+    ids=["503", "429", "reset", "404", "no run"],
+)
+def test_a_short_disturbance_is_ridden_out(world, trouble, connect):
+    with Server(trouble, trouble, trouble, run_answer()) as server:
+        run = world.get(connect(server.url))
+
+    assert run.succeeded
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "status"),
+    [
+        (answer("401 Unauthorized"), AnonAuthenticationError, 401),
+        (answer("403 Forbidden"), AnonAuthenticationError, 403),
+        (answer("404 Not Found"), AnonNotFoundError, 404),
+        (answer("302 Found", b"", "Location: /login"), AnonRejectedError, 302),
+        (answer("400 Bad Request"), AnonRejectedError, 400),
+        (answer("503 Busy"), AnonUnavailableError, 503),
+        (then_close(), AnonUnavailableError, None),
+    ],
+)
+def test_what_cannot_be_read_is_an_error_of_the_wait(world, said, kind, status, connect, monkeypatch):
+    monkeypatch.setattr(protocol, "FIRST_LOOK_PATIENCE", 0.03)
+    with Server(said) as server, pytest.raises(kind) as caught:
+        world.get(connect(server.url))
+
+    assert type(caught.value) is kind
+    assert caught.value.status_code == status
+    assert caught.value.workflow_run_id == RUN
+    assert caught.value.retryable is (kind is AnonUnavailableError)
+
+
+def test_an_id_that_is_none_is_refused_before_any_request(world, connect):
+    with Server() as server, pytest.raises(AnonInvalidIdError, match="'no-id'"):
+        world.get(connect(server.url), "no-id")
+
+    assert not server.asked
+
+
+# Waits
+
+
+@pytest.mark.parametrize("status", ["COMPLETED", "COMPLETED_WITH_NO_ACTION_TAKEN"])
+def test_a_wait_returns_the_run_that_ended_well(world, status, connect):
+    with Server(
+        run_answer("PENDING"),
+        run_answer("IN_PROGRESS"),
+        answer("502 Bad Gateway"),
+        reset,
+        run_answer("AWAITING_USER_INPUT"),
+        run_answer(status),
+    ) as server:
+        run = world.wait(connect(server.url))
+
+    assert run.to_payload() == run_json(status)
+
+
+def test_a_wait_for_a_run_that_fails_raises(world, connect):
+    with Server(run_answer("PENDING"), run_answer("FAILED")) as server:
+        with pytest.raises(AnonWorkflowRunFailedError, match="post_invoice") as caught:
+            world.wait(connect(server.url))
+
+    assert caught.value.run.to_payload() == run_json("FAILED")
+
+
+def test_a_wait_that_takes_too_long_raises(world, connect):
+    with Server(run_answer("IN_PROGRESS")) as server:
+        with pytest.raises(AnonWaitTimeoutError, match="IN_PROGRESS") as caught:
+            world.wait(connect(server.url), timeout=0.05)
+
+    assert type(caught.value) is AnonWaitTimeoutError
+    assert caught.value.last_status == "IN_PROGRESS"
+    assert caught.value.workflow_run_id == RUN
+
+
+def test_a_wait_for_a_person_that_takes_too_long_raises(world, connect):
+    with Server(run_answer("AWAITING_USER_INPUT")) as server:
+        with pytest.raises(AnonUserInputTimeoutError):
+            world.wait(connect(server.url), user_input_timeout=0.03)
+
+
+def test_contact_that_is_lost_for_too_long_ends_a_wait(world, connect):
+    with Server(run_answer("IN_PROGRESS"), answer("503 Busy")) as server:
+        with pytest.raises(AnonUnavailableError, match="unknown") as caught:
+            world.wait(connect(server.url), outage_tolerance=0.05)
+
+    assert caught.value.retryable
+    assert (caught.value.status_code, caught.value.last_status) == (503, "IN_PROGRESS")
+
+
+@pytest.mark.parametrize("refusal", ["401 Unauthorized", "403 Forbidden"])
+def test_a_token_that_was_rotated_is_taken_up(world, refusal, connect):
+    def rotate(connection):
+        connect(connection.server.url, password="rotated")
+        connection.send(answer(refusal))
+        return True
+
+    with Server(run_answer("IN_PROGRESS"), rotate, run_answer()) as server:
+        run = world.wait(connect(server.url))
+
+    assert run.succeeded
+    assert [asked.header("Authorization") for asked in server.asked] == [
+        f"Bearer {TOKEN}",
+        f"Bearer {TOKEN}",
+        "Bearer rotated",
+    ]
+
+
+def test_a_refusal_that_passes_by_itself_is_ridden_out(world, connect):
+    with Server(run_answer("IN_PROGRESS"), answer("403 Forbidden"), run_answer()) as server:
+        run = world.wait(connect(server.url))
+
+    assert run.succeeded
+    assert len(server.asked) == 3
+
+
+def test_a_hook_that_was_closed_can_be_used_again(connect):
+    with Server(run_answer()) as server:
+        hook = connect(server.url)
+        for _ in range(2):
+            hook.get_workflow_run(RUN)
+            hook.get_workflow_run(RUN)
+            hook.close()
+        hook.close()
+
+    assert server.connections == 2
+
+
+def test_waits_on_one_loop_do_not_disturb_each_other(connect):
+    async def wait_for_all(hook, ids):
+        waits = (hook.await_workflow_run(run_id, poke_interval=0.01) for run_id in ids)
+        return await asyncio.gather(*waits, return_exceptions=True)
+
+    with Simulator(token=TOKEN) as simulator:
+        ids = [simulator.create_run(f"IN_PROGRESS {n} looks, {end}") for n, end in [(1, "COMPLETED"), (4, "FAILED")]]
+        good, bad = asyncio.run(wait_for_all(connect(simulator.url), ids))
+
+    assert good.id == ids[0]
+    assert isinstance(bad, AnonWorkflowRunFailedError)
+
+
+def test_a_wait_that_is_cancelled_ends_at_once_and_touches_nothing(connect):
+    async def cancel(hook, server):
+        task = asyncio.create_task(hook.await_workflow_run(RUN, poke_interval=60))
+        while not server.asked:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with Server(never) as server:
+        asyncio.run(cancel(connect(server.url), server))
+
+    assert [asked.line.split()[0] for asked in server.asked] == ["GET"]
+
+
+# Whether a connection is any good
+
+
+@pytest.mark.parametrize(
+    ("said", "good", "words"),
+    [
+        (answer("404 Not Found", {"error": "no such run"}), True, "takes the credential"),
+        (answer("401 Unauthorized"), False, "401 Unauthorized"),
+        (answer("403 Forbidden"), False, "password"),
+        (answer("404 Not Found", b"<html>", "Content-Type: text/html; charset=utf-8"), False, "web page"),
+        (answer("200 OK", b"<html>", "Content-Type: text/html"), False, "web page"),
+        (answer("302 Found", b"", "Location: /login"), False, "redirect"),
+        (answer("500 Internal Server Error"), False, "500"),
+        (answer("429 Too Many Requests", b"", "Retry-After: 60"), False, "429"),
+        (answer("200 OK", b"[]"), False, "no workflow run"),
+        (answer("400 Bad Request"), False, "400"),
+        (reset, False, "connection lost"),
+        (b"SSH-2.0-OpenSSH\r\n", False, "not HTTP"),
+        (never, False, "timed out"),
+    ],
+)
+def test_a_connection_is_tested_with_one_harmless_look(said, good, words, connect):
+    with Server(said) as server:
+        outcome = connect(server.url, extra={"timeout": 0.3}).test_connection()
+
+    assert outcome[0] is good
+    assert words in outcome[1]
+    assert TOKEN not in outcome[1]
+    assert {asked.line for asked in server.asked} == {
+        "GET /api/v2/workflow-runs/00000000-0000-0000-0000-000000000000 HTTP/1.1"
+    }
+    # A connection that is lost is tried once more, for it may have been an idle one.
+    assert len(server.asked) == 1 + (said is reset)
+
+
+def test_an_api_that_is_not_there_fails_the_test(connect):
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        good, words = connect(f"http://127.0.0.1:{bound.getsockname()[1]}").test_connection()
+
+    assert not good
+    assert "connection refused" in words
+
+
+def test_a_host_without_an_address_fails_the_test(connect, monkeypatch):
+    def getaddrinfo(*args, **kwargs):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    good, words = connect("nowhere.invalid").test_connection()
+
+    assert not good
+    assert "host name not found" in words
+    assert "nowhere.invalid" in words
+
+
+def test_a_certificate_that_is_not_accepted_fails_the_test(connect):
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(tls)
+    with Server(tls=tls) as server:
+        good, words = connect(server.url).test_connection()
+
+    assert not good
+    assert "certificate" in words
+
+
+def test_a_test_leaves_no_connection_open(connect):
+    with Server(answer("404 Not Found")) as server:
+        hook = connect(server.url)
+        hook.test_connection()
+        hook.test_connection()
+
+    assert server.connections == 2
+
+
+# Secrets
+
+
+def everything_secret():
+    basic = base64.b64encode(f"me:{TOKEN}".encode()).decode()
+    for_proxy = base64.b64encode(f"me:{PROXY_PASSWORD}".encode()).decode()
+    return [TOKEN, basic, PROXY_PASSWORD, for_proxy, HIDDEN]
+
+
+@pytest.mark.parametrize("login", [None, "me"])
+@pytest.mark.parametrize("proxied", [True, False])
+def test_no_secret_is_logged_or_told_while_looks_fail(world, login, proxied, connect, logged, monkeypatch):
+    monkeypatch.setattr(protocol, "FIRST_LOOK_PATIENCE", 0.05)
+    extra = {"headers": {"X-Secret": HIDDEN}, "timeout": 1}
+    acts = [run_answer("IN_PROGRESS"), answer("503 Busy"), reset, then_close(), b"what\r\n\r\n", answer("401 No")]
+    told = []
+    for first in (acts, [answer("401 No")], [answer("500 Broken")], [then_close(b"HTTP/1.1 200 OK\r\n")]):
+        with Server(*first) as server:
+            if proxied:
+                extra["proxy"] = f"http://me:{PROXY_PASSWORD}@{server.authority}"
+            hook = connect("http://127.0.0.1:9" if proxied else server.url, login=login, extra=extra)
+            with pytest.raises(AnonError) as caught:
+                world.wait(hook, outage_tolerance=0.1)
+        told += ["".join(traceback.format_exception(caught.value)), repr(caught.value), repr(vars(caught.value))]
+        told += [repr(hook), repr(vars(hook)), repr(hook.endpoint()), str(hook.test_connection())]
+
+    log = logged()
+    assert "503 Service Unavailable" in log
+    text = "\n".join([*told, log])
+    for secret in everything_secret():
+        assert secret not in text
+
+
+def test_a_client_shows_no_secret(connect):
+    hook = connect("worker.anon.com", extra={"proxy": f"http://me:{PROXY_PASSWORD}@127.0.0.1:9"})
+    with hook:
+        client = hook.get_conn()
+        shown = repr(client) + repr(client.endpoint) + repr(client.session)
+
+    for secret in everything_secret():
+        assert secret not in shown

@@ -1,0 +1,51 @@
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import airflow_anon
+from airflow_anon.runs import WorkflowRunStatus
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(airflow_anon.__file__).parent
+MODULES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("*.py"))}
+STATUS_WORD = re.compile(rf"\b({'|'.join(WorkflowRunStatus)})\b")
+
+
+def docstrings(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                yield first.value
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "runs.py"])
+def test_status_names_are_written_in_runs_only(name):
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    documented = set(docstrings(tree))
+    texts = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in documented
+    ]
+
+    assert [text for text in texts if STATUS_WORD.search(text)] == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_nothing_is_printed(name):
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+    assert "print" not in {function.id for function in called if isinstance(function, ast.Name)}
+
+
+@pytest.mark.parametrize("pins", sorted((ROOT / "constraints").glob("*.txt")), ids=lambda pins: pins.stem)
+def test_pins_are_names_and_versions_and_not_this_package(pins):
+    lines = pins.read_text(encoding="utf-8").splitlines()
+
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9-]*==[\w.+!]+", line) for line in lines)
+    assert not any(line.startswith("airflow-provider-anon") for line in lines)
+    assert f"apache-airflow=={pins.stem.split('-')[1]}" in lines

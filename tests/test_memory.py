@@ -1,0 +1,191 @@
+"""What a wait remembers between two looks, and what it tells the log."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from core import NOW, RUN_ID, payload
+
+from airflow_anon.memory import Memory, described, duration
+from airflow_anon.runs import WorkflowRun
+
+
+def run(status: str, state: str | None = None, **fields) -> WorkflowRun:
+    return WorkflowRun.from_payload(payload(status, currentStateName=state, **fields))
+
+
+def texts(news) -> list[str]:
+    return [line.text for line in news]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (0.04, "0 s"),
+        (4.25, "4.2 s"),
+        (59, "59 s"),
+        (60, "1 min"),
+        (200.9, "3 min 20 s"),
+        (3599, "59 min 59 s"),
+        (3600, "1 h"),
+        (7500, "2 h 5 min"),
+        (86_399, "23 h 59 min"),
+        (86_400, "1 d"),
+        (273_600, "3 d 4 h"),
+        (86_400 * 1000, "1000 d"),
+        (float("inf"), "an unlimited time"),
+    ],
+)
+def test_a_duration_reads_as_a_person_would_write_it(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_a_status_is_told_with_the_state_if_there_is_one():
+    assert described("IN_PROGRESS", "post_invoice") == "IN_PROGRESS (state 'post_invoice')"
+    assert described("IN_PROGRESS", None) == "IN_PROGRESS"
+    assert described("IN_PROGRESS", "") == "IN_PROGRESS"
+
+
+def test_a_look_that_shows_nothing_new_is_no_news():
+    memory = Memory()
+    memory.saw(run("IN_PROGRESS", "fetch"), NOW, 0.0)
+
+    news, entered = memory.saw(run("IN_PROGRESS", "fetch"), NOW + 10, 0.0)
+
+    assert (news, entered) == ([], False)
+
+
+def test_a_change_is_told_once_with_both_sides():
+    memory = Memory()
+    memory.saw(run("PENDING"), NOW, 0.0)
+
+    news, _ = memory.saw(run("IN_PROGRESS", "fetch"), NOW + 10, 0.0)
+
+    assert texts(news) == [f"Workflow run {RUN_ID}: PENDING -> IN_PROGRESS (state 'fetch')"]
+
+
+def test_a_change_of_the_state_alone_is_told_too():
+    memory = Memory()
+    memory.saw(run("IN_PROGRESS", "fetch"), NOW, 0.0)
+
+    news, _ = memory.saw(run("IN_PROGRESS", "post"), NOW + 10, 0.0)
+
+    assert texts(news) == [f"Workflow run {RUN_ID}: IN_PROGRESS (state 'fetch') -> IN_PROGRESS (state 'post')"]
+
+
+def test_contact_after_an_outage_is_told_with_how_long_it_was():
+    memory = Memory()
+    memory.saw(run("PENDING"), NOW, 0.0)
+    memory.missed_look("503", NOW + 10)
+    memory.missed_look("504", NOW + 20)
+
+    news, _ = memory.saw(run("PENDING"), NOW + 30, 0.0)
+
+    assert texts(news) == ["Contact again after 30 s without an answer."]
+    assert (memory.missed, memory.trouble) == (0, "")
+
+
+def test_missed_looks_are_counted_and_the_first_is_dated():
+    memory = Memory()
+    memory.saw(run("PENDING"), NOW, 0.0)
+
+    memory.missed_look("503", NOW + 10)
+    memory.missed_look("504", NOW + 20)
+
+    assert (memory.missed, memory.missed_since, memory.trouble) == (2, NOW + 10, "504")
+    assert (memory.status, memory.seen_at) == ("PENDING", NOW)
+
+
+def test_each_unknown_status_is_warned_of_once():
+    memory = Memory()
+
+    news = []
+    for number, status in enumerate(["PAUSED", "PAUSED", "PENDING", "PAUSED", "QUEUED", "PAUSED"]):
+        news += memory.saw(run(status), NOW + number, 0.0)[0]
+
+    warnings = [line.text for line in news if line.level == "warning"]
+    assert [("PAUSED" in text, "QUEUED" in text) for text in warnings] == [(True, False), (False, True)]
+    assert all("has not ended, so the wait goes on" in text for text in warnings)
+
+
+def test_an_unknown_status_that_has_ended_is_warned_of_as_such():
+    news, _ = Memory().saw(run("CANCELLED", completedAt="2023-11-14T22:11:00Z"), NOW, 0.0)
+
+    assert [line.level for line in news] == ["warning"]
+    assert "By its completedAt it has ended." in news[0].text
+
+
+@pytest.mark.parametrize(
+    ("story", "entries"),
+    [
+        (["AWAITING_USER_INPUT/a"], 1),
+        (["AWAITING_USER_INPUT/a"] * 3, 1),
+        (["PENDING/", "AWAITING_USER_INPUT/a", "AWAITING_USER_INPUT/a"], 1),
+        (["AWAITING_USER_INPUT/a", "IN_PROGRESS/b", "AWAITING_USER_INPUT/a"], 2),
+        (["AWAITING_USER_INPUT/a", "AWAITING_USER_INPUT/b", "AWAITING_USER_INPUT/b"], 2),
+        (["AWAITING_USER_INPUT/a", "missed", "AWAITING_USER_INPUT/a"], 1),
+        (["PENDING/", "IN_PROGRESS/"], 0),
+    ],
+)
+def test_a_person_is_called_once_for_each_question(story, entries):
+    memory = Memory()
+
+    calls = []
+    for number, scene in enumerate(story):
+        status, _, state = scene.partition("/")
+        if status == "missed":
+            memory.missed_look("503", NOW + number)
+        else:
+            calls.append(memory.saw(run(status, state or None), NOW + number, 0.0)[1])
+
+    assert calls.count(True) == entries
+
+
+def test_the_wait_for_a_person_began_when_the_run_last_changed():
+    memory = Memory()
+
+    memory.saw(run("AWAITING_USER_INPUT"), NOW, 120.0)
+    memory.saw(run("AWAITING_USER_INPUT"), NOW + 60, 180.0)
+
+    assert memory.awaiting_since == NOW - 120
+
+
+def test_the_wait_for_a_person_is_over_when_the_run_goes_on():
+    memory = Memory()
+    memory.saw(run("AWAITING_USER_INPUT"), NOW, 0.0)
+
+    memory.saw(run("IN_PROGRESS"), NOW + 1, 0.0)
+
+    assert memory.awaiting_since is None
+
+
+def test_the_time_is_counted_for_the_status_it_was_spent_in():
+    memory = Memory()
+    memory.saw(run("PENDING"), NOW, 0.0)
+    memory.saw(run("IN_PROGRESS"), NOW + 2, 0.0)
+    memory.missed_look("503", NOW + 5)
+
+    memory.saw(run("COMPLETED"), NOW + 9.5, 0.0)
+
+    assert memory.where_the_time_went() == "PENDING 2 s, IN_PROGRESS 7.5 s"
+    assert memory.waited() == 9.5
+    assert memory.looks == 4
+
+
+def test_a_memory_survives_json():
+    memory = Memory()
+    memory.saw(run("PAUSED", "fetch"), NOW, 0.0)
+    memory.saw(run("AWAITING_USER_INPUT"), NOW + 5, 3.0)
+    memory.missed_look("503 Service Unavailable", NOW + 10)
+
+    copy = Memory.from_json(json.loads(json.dumps(memory.to_json())))
+
+    assert copy == memory
+
+
+def test_fields_of_another_version_are_passed_over_and_missing_ones_have_a_default():
+    memory = Memory.from_json({"seen_at": 5.0, "mood": "sunny"})
+
+    assert memory == Memory(seen_at=5.0)

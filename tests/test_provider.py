@@ -1,0 +1,191 @@
+"""What Airflow learns about the package, and what importing it costs."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import subprocess
+import sys
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import airflow
+import jsonschema
+import pytest
+
+import airflow_anon
+from airflow_anon import get_provider_info
+from airflow_anon.hooks import AnonHook
+from airflow_anon.settings import EXTRAS
+
+PACKAGE = Path(airflow_anon.__file__).parent
+MODULES = sorted(
+    ".".join(["airflow_anon", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__")
+    for path in PACKAGE.rglob("*.py")
+    if path.name != "__main__.py"
+)
+
+
+def schema(name):
+    return json.loads((Path(airflow.__file__).parent / name).read_text())
+
+
+def form():
+    (connection_type,) = get_provider_info()["connection-types"]
+    return connection_type
+
+
+def run_python(code):
+    """Run *code* in a process of its own and return what it printed, read as JSON."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_airflow_accepts_what_the_package_says_about_itself():
+    jsonschema.validate(get_provider_info(), schema("provider_info.schema.json"))
+
+
+def test_the_package_is_found_by_its_entry_point():
+    found = [point for point in entry_points(group="apache_airflow_provider") if point.value.startswith("airflow_anon")]
+
+    assert [point.load()() for point in found] == [get_provider_info()]
+
+
+@pytest.mark.filterwarnings("ignore:ProvidersManager.hooks is deprecated")
+def test_airflow_offers_the_connection_type():
+    providers_manager = import_module("airflow.providers_manager").ProvidersManager()
+
+    assert "airflow-provider-anon" in providers_manager.providers
+    hook = providers_manager.hooks["anon"]
+    assert (hook.hook_name, hook.connection_type, hook.package_name) == ("Anon", "anon", "airflow-provider-anon")
+    assert hook.hook_class_name == "airflow_anon.hooks.AnonHook"
+
+
+def test_the_hook_agrees_with_what_the_package_says():
+    module, _, name = form()["hook-class-name"].rpartition(".")
+
+    assert getattr(import_module(module), name) is AnonHook
+    assert AnonHook.conn_type == form()["connection-type"]
+    assert AnonHook.hook_name == form()["hook-name"]
+
+
+def test_the_public_defaults_stay_as_they_are():
+    assert AnonHook.conn_name_attr == "anon_conn_id"
+    assert AnonHook.default_conn_name == "anon_default"
+    assert AnonHook().anon_conn_id == "anon_default"
+    assert form()["hook-class-name"] == "airflow_anon.hooks.AnonHook"
+    for name in ("wait_for_workflow_run", "await_workflow_run"):
+        parameters = inspect.signature(getattr(AnonHook, name)).parameters
+        assert {key: value.default for key, value in parameters.items() if value.default is not value.empty} == {
+            "poke_interval": 60.0,
+            "timeout": 604800.0,
+            "exponential_backoff": False,
+            "max_wait": None,
+            "outage_tolerance": 600.0,
+            "user_input_timeout": None,
+        }
+
+
+def test_the_labels_of_the_form_are_valid_and_the_same_for_every_airflow():
+    labels = AnonHook.get_ui_field_behaviour()
+
+    jsonschema.validate(labels, schema("customized_form_field_behaviours.schema.json"))
+    assert set(labels) == {"hidden_fields", "relabeling", "placeholders"}
+    assert labels["relabeling"] == form()["ui-field-behaviour"]["relabeling"]
+    assert labels["placeholders"] == form()["ui-field-behaviour"]["placeholders"]
+
+
+def test_the_form_has_every_field_that_the_connection_knows():
+    assert sorted(form()["conn-fields"]) == sorted(EXTRAS)
+
+
+def test_no_field_whose_name_airflow_would_mask_has_a_default():
+    is_masked = pytest.importorskip("airflow.providers.common.compat.sdk")
+    should_hide = getattr(is_masked, "should_hide_value_for_key", None)
+    if should_hide is None:
+        secrets_masker = pytest.importorskip("airflow.utils.log.secrets_masker")
+        should_hide = secrets_masker.should_hide_value_for_key
+
+    for name, field in form()["conn-fields"].items():
+        if should_hide(name):
+            assert "default" not in field["schema"]
+
+
+def test_the_form_of_older_airflow_has_the_same_fields():
+    wtforms = pytest.importorskip("wtforms")
+
+    widgets = AnonHook.get_connection_form_widgets()
+    bound = type("Form", (wtforms.Form,), dict(widgets))()
+
+    assert list(widgets) == list(form()["conn-fields"])
+    for name, field in form()["conn-fields"].items():
+        assert (bound[name].label.text, bound[name].description) == (field["label"], field["description"])
+
+
+def test_the_hook_is_imported_without_the_libraries_of_the_old_form():
+    labels = run_python(
+        "import json, sys\n"
+        "for name in ('wtforms', 'flask_appbuilder', 'flask_babel'): sys.modules[name] = None\n"
+        "from airflow_anon.hooks import AnonHook\n"
+        "print(json.dumps(AnonHook.get_ui_field_behaviour()))"
+    )
+
+    assert labels == AnonHook.get_ui_field_behaviour()
+
+
+def test_no_module_uses_anything_deprecated():
+    warned = run_python(
+        "import json, warnings\n"
+        "from importlib import import_module\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        f"    for name in {MODULES!r}: import_module(name)\n"
+        "print(json.dumps([[warning.filename, str(warning.message)] for warning in caught]))"
+    )
+
+    assert not [message for filename, message in warned if Path(filename).is_relative_to(PACKAGE)]
+
+
+def test_what_a_dag_file_imports_brings_no_http_library_along():
+    brought = run_python(
+        "import json, sys\n"
+        "from airflow.providers.common.compat import connection, sdk\n"
+        "sdk.BaseSensorOperator, sdk.BaseOperator, sdk.BaseHook, sdk.PokeReturnValue, sdk.AirflowFailException\n"
+        "before = set(sys.modules)\n"
+        "import airflow_anon.sensors, airflow_anon.operators\n"
+        "print(json.dumps(sorted(set(sys.modules) - before)))"
+    )
+
+    assert "airflow_anon.sensors" in brought
+    assert not {"requests", "aiohttp", "urllib3", "wtforms", "airflow_anon.transport"} & set(brought)
+
+
+def test_importing_the_package_alone_brings_nothing_along():
+    brought = run_python(
+        "import json, sys\n"
+        "before = set(sys.modules)\n"
+        "import airflow_anon\n"
+        "airflow_anon.get_provider_info()\n"
+        "print(json.dumps(sorted(set(sys.modules) - before)))"
+    )
+
+    assert not [name for name in brought if name.partition(".")[0] in {"airflow", "requests", "aiohttp", "pendulum"}]
+    assert [name for name in brought if name.startswith("airflow_anon")] == ["airflow_anon"]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in sorted(PACKAGE.rglob("*.py")) if "simulator" not in path.parts], ids=lambda path: path.name
+)
+def test_nothing_is_printed(path):
+    # What a trigger prints would break the protocol of the triggerer, which is spoken over stdout.
+    used = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Name):
+            used.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            used.add(node.attr)
+
+    assert not used & {"print", "stdout", "__stdout__"}

@@ -1,0 +1,220 @@
+"""What a run is, what its statuses mean, and which JSON describes one."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import pytest
+from core import COMPLETED_AT, CREATED_AT, JOB_RUN_ID, RUN_ID, USER_ID, WORKFLOW_ID, payload
+
+from airflow_anon.exceptions import AnonInvalidIdError, AnonProtocolError
+from airflow_anon.runs import WorkflowRun, WorkflowRunStatus, normalise_id
+
+QUESTIONS = ("is_known", "is_over", "succeeded", "failed", "took_no_action", "awaits_user_input")
+
+
+def run(status: str = "IN_PROGRESS", **fields):
+    return WorkflowRun.from_payload(payload(status, **fields))
+
+
+@pytest.mark.parametrize(
+    ("status", "completed_at", "yes"),
+    [
+        ("PENDING", None, {"is_known"}),
+        ("IN_PROGRESS", None, {"is_known"}),
+        ("IN_PROGRESS", COMPLETED_AT, {"is_known"}),
+        ("AWAITING_USER_INPUT", None, {"is_known", "awaits_user_input"}),
+        ("COMPLETED", COMPLETED_AT, {"is_known", "is_over", "succeeded"}),
+        ("COMPLETED", None, {"is_known", "is_over", "succeeded"}),
+        (
+            "COMPLETED_WITH_NO_ACTION_TAKEN",
+            COMPLETED_AT,
+            {"is_known", "is_over", "succeeded", "took_no_action"},
+        ),
+        ("FAILED", COMPLETED_AT, {"is_known", "is_over", "failed"}),
+        ("FAILED", None, {"is_known", "is_over", "failed"}),
+        ("CANCELLED", None, set()),
+        ("CANCELLED", COMPLETED_AT, {"is_over"}),
+        ("completed", COMPLETED_AT, {"is_over"}),
+        ("SUCCESS", COMPLETED_AT, {"is_over"}),
+    ],
+)
+def test_a_status_means_what_the_table_says(status, completed_at, yes):
+    seen = run(status, completedAt=completed_at)
+
+    assert {question for question in QUESTIONS if getattr(seen, question)} == yes
+
+
+def test_every_status_of_the_api_is_known():
+    assert {str(status) for status in WorkflowRunStatus} == {
+        "PENDING",
+        "IN_PROGRESS",
+        "COMPLETED",
+        "FAILED",
+        "AWAITING_USER_INPUT",
+        "COMPLETED_WITH_NO_ACTION_TAKEN",
+    }
+
+
+def test_a_status_reads_as_its_name():
+    assert f"{WorkflowRunStatus.FAILED}" == "FAILED"
+    assert json.dumps(WorkflowRunStatus.FAILED) == '"FAILED"'
+
+
+def test_a_run_has_the_fields_of_its_json():
+    seen = run("FAILED", currentStateName="post_invoice")
+
+    assert seen.id == RUN_ID
+    assert seen.workflow_id == WORKFLOW_ID
+    assert seen.status is WorkflowRunStatus.FAILED
+    assert seen.current_state_name == "post_invoice"
+    assert seen.job_run_id == JOB_RUN_ID
+    assert seen.created_by_user_id == USER_ID
+    assert seen.created_at.isoformat() == "2023-11-14T22:00:00+00:00"
+    assert seen.updated_at.isoformat() == "2023-11-14T22:10:00+00:00"
+    assert seen.completed_at.isoformat() == "2023-11-14T22:11:00+00:00"
+
+
+def test_the_json_of_a_run_comes_out_as_it_went_in():
+    received = payload("COMPLETED", addedLater={"deep": [1, None, "ü"]})
+
+    given = WorkflowRun.from_payload(received).to_payload()
+
+    assert json.dumps(given) == json.dumps(received)
+    assert given is not received
+
+
+@pytest.mark.parametrize("name", ["completedAt", "jobRunId", "currentStateName"])
+def test_a_field_that_may_be_null_is_none(name):
+    seen = run(**{name: None})
+
+    assert seen.to_payload()[name] is None
+
+
+@pytest.mark.parametrize("name", ["id", "workflowId", "status", "createdAt", "updatedAt", "createdByUserId"])
+@pytest.mark.parametrize("value", [None, "", " ", 7, True, [], {}, "no such value\n"])
+def test_a_field_that_makes_no_sense_is_no_run(name, value):
+    with pytest.raises(AnonProtocolError, match=name):
+        WorkflowRun.from_payload({**payload(), name: value})
+
+
+@pytest.mark.parametrize("name", list(payload()))
+def test_a_field_that_is_missing_is_no_run(name):
+    body = payload()
+    del body[name]
+
+    with pytest.raises(AnonProtocolError, match=name):
+        WorkflowRun.from_payload(body)
+
+
+@pytest.mark.parametrize("body", [None, [], "COMPLETED", 7, True, b"{}"])
+def test_json_that_is_no_object_is_no_run(body):
+    with pytest.raises(AnonProtocolError, match=type(body).__name__):
+        WorkflowRun.from_payload(body)
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("2023-11-07T05:31Z", "2023-11-07T05:31:00+00:00"),
+        ("2023-11-07T05:31:56Z", "2023-11-07T05:31:56+00:00"),
+        ("2023-11-07T05:31:56.5Z", "2023-11-07T05:31:56.500000+00:00"),
+        ("2023-11-07T05:31:56.123456789Z", "2023-11-07T05:31:56.123456+00:00"),
+        ("2024-02-29T00:00:00Z", "2024-02-29T00:00:00+00:00"),
+    ],
+)
+def test_every_form_of_the_api_s_timestamps_is_read(text, read):
+    seen = run(createdAt=text)
+
+    assert seen.created_at.isoformat() == read
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2023-11-07",
+        "2023-11-07 05:31:56Z",
+        "2023-11-07T05:31:56",
+        "2023-11-07T05:31:56+01:00",
+        "2023-11-07T24:00:00Z",
+        "2023-13-07T05:31:56Z",
+        "2023-11-07T05:31:56Z\n",
+        "٢٠٢٣-11-07T05:31:56Z",
+    ],
+)
+def test_another_form_of_time_is_no_run(text):
+    with pytest.raises(AnonProtocolError, match="createdAt"):
+        run(createdAt=text)
+
+
+@pytest.mark.parametrize("text", ["2023-02-30T00:00:00Z", "2023-02-29T00:00:00Z", "0000-01-01T00:00:00Z"])
+def test_a_day_that_never_was_is_no_run(text):
+    with pytest.raises(AnonProtocolError, match="is no date"):
+        run(createdAt=text)
+
+
+@pytest.mark.parametrize(
+    ("completed_at", "seconds"), [("2023-11-14T22:01:30.5Z", 90.5), (None, 600.0)]
+)
+def test_a_run_has_run_until_its_end_or_else_until_its_last_change(completed_at, seconds):
+    seen = run(createdAt=CREATED_AT, completedAt=completed_at)
+
+    assert seen.seconds_run == seconds
+
+
+def test_a_run_can_be_compared_kept_in_a_set_and_pickled():
+    seen = run("COMPLETED")
+
+    assert pickle.loads(pickle.dumps(seen)) == seen
+    assert len({seen, run("COMPLETED"), run("FAILED")}) == 2
+    assert seen != run("COMPLETED", addedLater=1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        RUN_ID,
+        RUN_ID.upper(),
+        "00000000-0000-0000-0000-000000000000",
+        "3c90c3cc-0d44-8b50-b888-8dd25736052a",
+    ],
+)
+@pytest.mark.parametrize("before", ["", " ", "\n"])
+@pytest.mark.parametrize("after", ["", "  ", "\r\n"])
+def test_blanks_around_an_id_are_trimmed_and_its_letters_left_alone(text, before, after):
+    assert normalise_id(before + text + after) == text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "  ",
+        "None",
+        "{{ ti.xcom_pull(task_ids='start') }}",
+        "3c90c3cc-0d44-9b50-8888-8dd25736052a",
+        "3c90c3cc-0d44-4b50-7888-8dd25736052a",
+        "3c90c3cc0d444b5088888dd25736052a",
+        "{3c90c3cc-0d44-4b50-8888-8dd25736052a}",
+        "3c90c3cc-0d44-4b50-8888-8dd25736052a/..",
+        "3c90c3cc-0d44-4b50-8888-8dd25736052٣",
+        None,
+        7,
+        b"3c90c3cc-0d44-4b50-8888-8dd25736052a",
+    ],
+    ids=repr,
+)
+def test_an_id_that_the_api_would_not_take_is_refused_and_shown(value):
+    with pytest.raises(AnonInvalidIdError) as refused:
+        normalise_id(value)
+
+    assert repr(value) in str(refused.value)
+    assert RUN_ID in str(refused.value)
+
+
+def test_a_very_long_value_is_not_shown_whole():
+    with pytest.raises(AnonInvalidIdError) as refused:
+        normalise_id("x" * 10_000)
+
+    assert len(str(refused.value)) < 400
