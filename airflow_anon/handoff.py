@@ -121,6 +121,8 @@ class Return:
         """
         try:
             return cls._read(event, make_plan)
+        except AnonError:
+            raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise AnonProtocolError(f"The trigger's event is not understood ({type(error).__name__}).") from error
 

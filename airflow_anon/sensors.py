@@ -26,6 +26,7 @@ from airflow_anon.memory import STILL_WAITING_EVERY, Memory
 from airflow_anon.outcomes import conclude, timed_out
 from airflow_anon.protocol import Look, Outcome, Plan, Sleep, ending, last_seen, take_look
 from airflow_anon.runs import normalise_id
+from airflow_anon.shortcuts import template_for_triggerer, why_not_end, why_not_start
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 UserInputCallback = Callable[["Context"], Any]
 
 STORE_KEY = "anon_wait"
-TRIGGER_GRACE = 120.0
 
 
 class AnonWorkflowRunSensor(BaseSensorOperator):
@@ -59,6 +59,10 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
         or a ``timedelta``, without limit if None.
     :param deferrable: wait in the triggerer, without a worker; ``[operators] default_deferrable``
         if left out.
+    :param start_from_trigger: start in the triggerer, without a worker; implies *deferrable*. Where
+        Airflow cannot, the sensor starts on a worker and says so.
+    :param end_from_trigger: end in the triggerer, without a worker, if the run ended well; implies
+        *deferrable*. Where anything would be lost, the sensor ends on a worker and says so.
     """
 
     template_fields: Sequence[str] = ("workflow_run_id", "anon_conn_id")
@@ -77,6 +81,8 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
         on_awaiting_user_input_callback: UserInputCallback | Sequence[UserInputCallback] | None = None,
         user_input_timeout: float | timedelta | None = None,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        start_from_trigger: bool = False,
+        end_from_trigger: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -88,8 +94,13 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
         self.user_input_timeout = (
             None if user_input_timeout is None else _seconds("user_input_timeout", user_input_timeout)
         )
-        self.deferrable = deferrable
+        self.deferrable = deferrable or start_from_trigger or end_from_trigger
+        self.end_from_trigger = end_from_trigger
         self._memory = Memory()
+        self._wants_to_start_from_trigger = start_from_trigger
+        self._why_on_worker = why_not_start(self) if start_from_trigger else None
+        if start_from_trigger and self._why_on_worker is None:
+            self._start_from_trigger()
 
     @cached_property
     def hook(self) -> AnonHook:
@@ -98,6 +109,9 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:
         """Wait as Airflow's sensors do, and close the connection to the API at the end."""
+        obstacle = self._why_on_worker or ("it is mapped" if context["ti"].map_index >= 0 else None)
+        if self._wants_to_start_from_trigger and obstacle:
+            self.log.info("The sensor starts on a worker, not in the triggerer: %s.", obstacle)
         with self.hook:
             return super().execute(context)
 
@@ -113,7 +127,7 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
         if look.outcome is not Outcome.WAITING:
             return PokeReturnValue(is_done=True, xcom_value=self._conclude(plan, memory, look))
         if self.deferrable:
-            self._go_on_in_triggerer(plan, memory, look.at + look.pause.seconds)
+            self._go_on_in_triggerer(context, plan, memory, look.at + look.pause.seconds)
         self._pause = look.pause
         self._keep(context, memory)
         return PokeReturnValue(is_done=False)
@@ -162,7 +176,7 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
             if self.silent_fail and not isinstance(error, final):
                 self.log.exception("The wait goes on in spite of this, as silent_fail asks.")
                 plan = self._plan or self._make_plan(_started_at(context))
-                self._go_on_in_triggerer(plan, self._memory, time.time() + plan.interval(time.time()))
+                self._go_on_in_triggerer(context, plan, self._memory, time.time() + plan.interval(time.time()))
             if self.never_fail:
                 raise AirflowSkipException("Skipping due to never_fail is set to True.") from error
             raise
@@ -176,19 +190,25 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
         if look.asks_user and look.run is not None:
             self._ask_user(context, look.run)
         if look.outcome is Outcome.WAITING:
-            self._go_on_in_triggerer(plan, memory, look.at + plan.interval(look.at))
+            self._go_on_in_triggerer(context, plan, memory, look.at + plan.interval(look.at))
         if look.run is not None:
             self.hook.tell(ending(memory, look.run))
+        if self.end_from_trigger and (obstacle := why_not_end(self, context["ti"].map_index)):
+            self.log.info("The task ends on a worker, not in the triggerer: %s.", obstacle)
         return self._conclude(plan, memory, look)
 
     def _look_once_more(self, returned: Return) -> Look:
         """Look from the worker before silence is believed: it may be the triggerer's trouble alone."""
         if returned.error is not None and not returned.error.retryable:
             raise returned.error
-        returned.memory.seen_at = returned.memory.seen_at and time.time()
-        look = self.hook.converse(take_look(returned.plan, returned.memory))
-        if look.run is None and returned.error is not None:
-            raise returned.error
+        memory, seen_at = returned.memory, returned.memory.seen_at
+        # The patience of a first look has been spent in the triggerer.
+        memory.seen_at = time.time()
+        look = self.hook.converse(take_look(returned.plan, memory))
+        if look.run is None:
+            memory.seen_at = seen_at
+            if returned.error is not None:
+                raise returned.error
         return look
 
     def _replace_trigger(self, context: Context, error: str) -> dict[str, Any]:
@@ -205,19 +225,47 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
             last_seen_at=memory.seen_at,
         )
 
-    def _go_on_in_triggerer(self, plan: Plan, memory: Memory, next_look_at: float) -> NoReturn:
-        from airflow_anon.triggers import AnonWorkflowRunTrigger
+    def _start_from_trigger(self) -> None:
+        from airflow.triggers.base import StartTriggerArgs
 
-        asks_user = bool(self.on_awaiting_user_input_callback)
-        handoff = Handoff(self.anon_conn_id, plan, memory, next_look_at=next_look_at, asks_user=asks_user)
+        from airflow_anon.triggers import TRIGGER_GRACE, AnonWorkflowRunTrigger
+
+        workflow_run_id, anon_conn_id = map(template_for_triggerer, (self.workflow_run_id, self.anon_conn_id))
+        plan = self._make_plan(0.0, workflow_run_id=workflow_run_id)
+        kwargs = {**self._trigger_kwargs(plan, Memory()), "anon_conn_id": anon_conn_id, "timeout": self.timeout}
+        path, kwargs = AnonWorkflowRunTrigger(**{**kwargs, "started_at": None, "deadline": None}).serialize()
+        self.start_from_trigger = True
+        self.start_trigger_args = StartTriggerArgs(
+            trigger_cls=path,
+            trigger_kwargs=kwargs,
+            next_method=self.execute_complete.__name__,
+            timeout=timedelta(seconds=self.timeout + TRIGGER_GRACE),
+        )
+
+    def _go_on_in_triggerer(self, context: Context, plan: Plan, memory: Memory, next_look_at: float) -> NoReturn:
+        from airflow_anon.triggers import TRIGGER_GRACE, AnonWorkflowRunTrigger
+
         # The trigger itself keeps the deadline, with a last look; Airflow's is for one that does not run.
         left = max(plan.deadline - time.time(), 0.0) + TRIGGER_GRACE
+        kwargs = self._trigger_kwargs(plan, memory, next_look_at, context["ti"].map_index)
         self.defer(
-            trigger=AnonWorkflowRunTrigger(**handoff.to_kwargs()),
+            trigger=AnonWorkflowRunTrigger(**kwargs),
             method_name=self.execute_complete.__name__,
             timeout=timedelta(seconds=left),
         )
         raise AssertionError("Airflow's defer returns never")
+
+    def _trigger_kwargs(
+        self, plan: Plan, memory: Memory, next_look_at: float = 0.0, map_index: int = -1
+    ) -> dict[str, Any]:
+        asks_user = bool(self.on_awaiting_user_input_callback)
+        handoff = Handoff(self.anon_conn_id, plan, memory, next_look_at=next_look_at, asks_user=asks_user)
+        return {
+            **handoff.to_kwargs(),
+            "end_from_trigger": self.end_from_trigger and why_not_end(self, map_index) is None,
+            "skip_on_no_action": self.skip_on_no_action,
+            "do_xcom_push": self.do_xcom_push,
+        }
 
     def _begin(self, context: Context) -> None:
         now = time.time()
@@ -227,9 +275,11 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
         if rescheduled_at is not None:
             self._memory = self._recall(context) or self._guess(now, started_at)
 
-    def _make_plan(self, started_at: float, deadline: float | None = None) -> Plan:
+    def _make_plan(
+        self, started_at: float, deadline: float | None = None, workflow_run_id: str | None = None
+    ) -> Plan:
         return Plan(
-            normalise_id(self.workflow_run_id),
+            normalise_id(self.workflow_run_id) if workflow_run_id is None else workflow_run_id,
             started_at=started_at,
             deadline=started_at + self.timeout if deadline is None else deadline,
             poke_interval=self.poke_interval,

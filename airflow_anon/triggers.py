@@ -6,17 +6,22 @@ import time
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.triggers.base import BaseTrigger, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
 
 from airflow_anon.exceptions import AnonError
 from airflow_anon.handoff import Handoff, Return
 from airflow_anon.hooks import AnonHook
 from airflow_anon.protocol import wait_for_run
+from airflow_anon.shortcuts import why_not_end_here
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from datetime import datetime
 
     from airflow_anon.memory import News
+
+# Airflow ends a trigger that does not end by itself so many seconds after the wait's deadline.
+TRIGGER_GRACE = 120.0
 
 
 class AnonWorkflowRunTrigger(BaseTrigger):
@@ -39,6 +44,8 @@ class AnonWorkflowRunTrigger(BaseTrigger):
     :param asks_user: fire also when the run begins to wait for a person.
     :param seen_at: when the run was last seen, with *last_status* and *last_state_name*.
     :param awaiting_since: when the run began to wait for a person, if it does.
+    :param end_from_trigger: end the task here if its run ended well, instead of on a worker; then
+        *skip_on_no_action* and *do_xcom_push* mean what they mean for the sensor.
     """
 
     def __init__(
@@ -60,6 +67,9 @@ class AnonWorkflowRunTrigger(BaseTrigger):
         last_status: str | None = None,
         last_state_name: str | None = None,
         awaiting_since: float | None = None,
+        end_from_trigger: bool = False,
+        skip_on_no_action: bool = False,
+        do_xcom_push: bool = True,
         **later: Any,
     ) -> None:
         super().__init__()
@@ -79,6 +89,9 @@ class AnonWorkflowRunTrigger(BaseTrigger):
         self.last_status = last_status
         self.last_state_name = last_state_name
         self.awaiting_since = awaiting_since
+        self.end_from_trigger = end_from_trigger
+        self.skip_on_no_action = skip_on_no_action
+        self.do_xcom_push = do_xcom_push
         if later:
             self.log.warning("Passing over arguments of another version of airflow-provider-anon: %s", sorted(later))
 
@@ -89,7 +102,7 @@ class AnonWorkflowRunTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and fire one event: what was seen last, or the error that ended the wait."""
         now = time.time()
-        handoff = Handoff.from_kwargs(now, self.serialize()[1])
+        handoff = Handoff.from_kwargs(now, {**self.serialize()[1], **self._limits()})
         plan, memory = handoff.plan, handoff.memory
         conversation = wait_for_run(
             plan, memory, delay=handoff.next_look_at - now, stop_to_ask_user=handoff.asks_user
@@ -99,7 +112,27 @@ class AnonWorkflowRunTrigger(BaseTrigger):
             result = Return(plan, memory, look)
         except AnonError as error:
             result = Return(plan, memory, error=error)
-        yield TriggerEvent(result.to_event())
+        yield self._end(result) or TriggerEvent(result.to_event())
+
+    def _limits(self) -> dict[str, float]:
+        """Find out when a wait began that was started without a worker: Airflow knows when it is to end."""
+        timeout_after: datetime | None = getattr(self, "timeout_after", None)
+        if self.started_at is not None or self.timeout is None or timeout_after is None:
+            return {}
+        deadline = timeout_after.timestamp() - TRIGGER_GRACE
+        return {"started_at": deadline - self.timeout, "deadline": deadline}
+
+    def _end(self, result: Return) -> TriggerEvent | None:
+        """Return the event that ends the task without a worker, if that is wished, right, and loses nothing."""
+        run = result.look.run if result.look is not None else None
+        if not self.end_from_trigger or run is None or not run.succeeded:
+            return None
+        if obstacle := why_not_end_here():
+            self.log.info("The task ends on a worker, not in the triggerer: %s.", obstacle)
+            return None
+        if run.took_no_action and self.skip_on_no_action:
+            return TaskSkippedEvent()
+        return TaskSuccessEvent(xcoms={"return_value": run.to_payload()} if self.do_xcom_push else None)
 
     def tell(self, news: News) -> None:
         """Write a line of the conversation to the log."""

@@ -152,7 +152,20 @@ def carry_out(
     return story
 
 
-def _run(make_task, clock, story, ti, context, resume) -> None:
+def _run(
+    make_task: Callable[[], Any],
+    clock: MovingTime,
+    story: Story,
+    ti: TaskInstance,
+    context: dict[str, Any],
+    resume: Callable[[Any], Any],
+) -> None:
+    task = make_task()
+    if getattr(task, "start_from_trigger", False):
+        args = task.start_trigger_args
+        limit = clock.utcnow() + args.timeout
+        next_kwargs = _run_trigger(args.trigger_cls, args.trigger_kwargs, limit, story, timeout_after=limit)
+        resume = _resumption(args.next_method, next_kwargs, context)
     while not story.state:
         task = ti.task = context["task"] = make_task()
         story.starts += 1
@@ -161,10 +174,9 @@ def _run(make_task, clock, story, ti, context, resume) -> None:
                 story.xcom = json.loads(json.dumps(resume(task)))
             story.state = "success"
         except TaskDeferred as deferred:
-            story.triggers += 1
-            next_kwargs = _run_trigger(deferred, story)
-            method = "__fail__" if next_kwargs is TIMED_OUT else deferred.method_name
-            resume = _resumption(method, next_kwargs, context)
+            limit = clock.utcnow() + deferred.timeout
+            next_kwargs = {**(deferred.kwargs or {}), **_run_trigger(*deferred.trigger.serialize(), limit, story)}
+            resume = _resumption(deferred.method_name, next_kwargs, context)
         except AirflowRescheduleException as rescheduled:
             ti.first_start = ti.first_start or clock.utcnow()
             clock.sleep((rescheduled.reschedule_date - clock.utcnow()).total_seconds())
@@ -198,9 +210,6 @@ def _log_lines(story: Story) -> Iterator[None]:
             logger.removeHandler(handler)
 
 
-TIMED_OUT: dict[str, Any] = {}
-
-
 @contextmanager
 def _reschedule_dates(clock: MovingTime, ti: TaskInstance) -> Iterator[None]:
     """Make the first reschedule date and Airflow's clock agree with ours."""
@@ -212,26 +221,32 @@ def _reschedule_dates(clock: MovingTime, ti: TaskInstance) -> Iterator[None]:
         yield
 
 
-def _run_trigger(deferred: TaskDeferred, story: Story) -> dict[str, Any]:
-    path, kwargs = deferred.trigger.serialize()
+def _run_trigger(
+    path: str, kwargs: dict[str, Any], limit: datetime, story: Story, **attributes: Any
+) -> dict[str, Any]:
+    story.triggers += 1
     module, _, name = path.rpartition(".")
     trigger = getattr(import_module(module), name)(**json.loads(json.dumps(kwargs)))
-    limit = None if deferred.timeout is None else time.time() + deferred.timeout.total_seconds()
+    vars(trigger).update(attributes)
     events = asyncio.run(_events(trigger))
-    story.events += events
-    if limit is not None and time.time() > limit + 1:
-        return TIMED_OUT
     assert len(events) == 1, events
-    return {**(deferred.kwargs or {}), "event": events[0]}
+    assert time.time() <= limit.timestamp(), "Airflow would have ended the trigger"
+    event = events[0]
+    story.events.append(event.payload)
+    end = getattr(event, "task_instance_state", None)
+    if end is not None:
+        story.state = str(end.value)
+        story.xcom = json.loads(json.dumps(event.xcoms or {})).get("return_value")
+        story.error = "ended by the trigger, run without taking any action" if story.state == "skipped" else None
+        return {}
+    return {"event": json.loads(json.dumps(event.payload))}
 
 
 async def _events(trigger: Any) -> list[Any]:
-    return [json.loads(json.dumps(event.payload)) async for event in trigger.run()]
+    return [event async for event in trigger.run()]
 
 
 def _resumption(method: str, kwargs: dict[str, Any], context: Any) -> Callable[[Any], Any]:
-    if method == "__fail__":
-        kwargs = {"error": "Trigger timeout"}
     return lambda task: task.resume_execution(method, kwargs, context)
 
 

@@ -135,7 +135,9 @@ def play(
     raise AssertionError("the conversation does not end")
 
 
-def _stamped(answers: tuple[Answer | Callable[[float], Answer], ...], played: Played) -> Iterator[Response | NoResponse]:
+def _stamped(
+    answers: tuple[Answer | Callable[[float], Answer], ...], played: Played
+) -> Iterator[Response | NoResponse]:
     number = 0
     while True:
         given = answers[min(number, len(answers) - 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 
 import pytest
@@ -17,6 +18,7 @@ from airflow_anon.exceptions import (
     AnonRejectedError,
     AnonUnavailableError,
     AnonUnknownStatusError,
+    error_from_payload,
 )
 
 KINDS = [
@@ -51,6 +53,32 @@ def test_a_configuration_error_carries_connection_and_field_through_pickle():
     copy = pickle.loads(pickle.dumps(error))
 
     assert (copy.conn_id, copy.field) == ("blue", "timeout")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("retryable", [True, False])
+def test_an_error_carries_its_data_through_json(kind, retryable):
+    error = kind("a message", retryable=retryable, **FACTS)
+
+    copy = error_from_payload(json.loads(json.dumps(error.to_payload())))
+
+    assert (type(copy), str(copy), vars(copy)) == (kind, "a message", vars(error))
+
+
+def test_connection_and_field_go_through_json_too():
+    error = AnonConfigurationError("a message", conn_id="blue", field="timeout")
+
+    copy = error_from_payload(json.loads(json.dumps(error.to_payload())))
+
+    assert (copy.conn_id, copy.field, copy.retryable) == ("blue", "timeout", False)
+
+
+@pytest.mark.parametrize("kind", ["AnonErrorOfALaterVersion", "Any", "AIRFLOW_ERRORS", "", None])
+def test_an_error_of_a_later_version_is_an_error_all_the_same(kind):
+    error = error_from_payload({"kind": kind, "message": "a message", "status_code": 503, "added_later": 1})
+
+    assert (type(error), str(error), error.status_code) == (AnonError, "a message", 503)
+    assert (error.retryable, hasattr(error, "added_later")) == (False, False)
 
 
 @pytest.mark.parametrize("kind", KINDS)

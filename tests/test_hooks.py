@@ -16,7 +16,7 @@ import trustme
 from airflow.providers.common.compat.sdk import BaseHook, Connection
 from server import Server, answer, never, reset, then_close
 
-from airflow_anon import protocol
+from airflow_anon import protocol, sharing
 from airflow_anon.exceptions import (
     AnonAuthenticationError,
     AnonConfigurationError,
@@ -97,6 +97,7 @@ def _in_a_hurry(monkeypatch):
     monkeypatch.setattr(protocol, "FIRST_LOOK_DELAYS", (0.01,))
     monkeypatch.setattr(protocol, "SHORTEST_PAUSE", 0.01)
     monkeypatch.setattr(protocol, "FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr(sharing, "RENEW_AT_MOST_EVERY", 0.0)
 
 
 @pytest.fixture

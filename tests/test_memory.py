@@ -72,7 +72,9 @@ def test_a_change_of_the_state_alone_is_told_too():
 
     news, _ = memory.saw(run("IN_PROGRESS", "post"), NOW + 10, 0.0)
 
-    assert texts(news) == [f"Workflow run {RUN_ID}: IN_PROGRESS (state 'fetch') -> IN_PROGRESS (state 'post')"]
+    assert texts(news) == [
+        f"Workflow run {RUN_ID}: IN_PROGRESS (state 'fetch') -> IN_PROGRESS (state 'post')"
+    ]
 
 
 def test_contact_after_an_outage_is_told_with_how_long_it_was():

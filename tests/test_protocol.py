@@ -44,6 +44,7 @@ from airflow_anon.protocol import (
     fetch_run,
     interpret,
     judge,
+    last_seen,
     path_of,
     phrase,
     probe,
@@ -118,7 +119,9 @@ def texts(played) -> list[str]:
         (payload("CANCELLED"), Outcome.WAITING, False),
         (payload("CANCELLED", completedAt="2023-11-14T22:11:00Z"), Outcome.OVER, False),
     ],
-    ids=lambda value: f"{value['status']}, completedAt {value['completedAt']}" if isinstance(value, dict) else None,
+    ids=lambda value: (
+        f"{value['status']}, completedAt {value['completedAt']}" if isinstance(value, dict) else None
+    ),
 )
 def test_a_run_that_is_seen_means_what_the_table_says(run, outcome, succeeded, memory):
     played = play(take_look(plan(), Memory(**memory.to_json())), run)
@@ -170,7 +173,9 @@ def test_a_rejection_ends_the_wait_at_once_and_names_status_and_target(status, m
 
 @pytest.mark.parametrize(("status", "is_redirect"), [(302, True), (399, True), (400, False), (422, False)])
 def test_a_redirect_is_explained_and_never_followed(status, is_redirect):
-    played = play(wait_for_run(plan(), Memory()), response(status, headers={"Location": "https://elsewhere.example/"}))
+    played = play(
+        wait_for_run(plan(), Memory()), response(status, headers={"Location": "https://elsewhere.example/"})
+    )
 
     assert ("no redirect is followed" in str(played.error)) is is_redirect
     assert played.count(Request) == 1
@@ -364,7 +369,9 @@ def test_the_log_says_what_the_first_look_ran_into():
 # The pauses between looks.
 
 
-@pytest.mark.parametrize(("poke_interval", "pause"), [(60.0, 60.0), (1.0, 1.0), (0.2, 1.0), (0.0, 1.0), (86400.0, 86400.0)])
+@pytest.mark.parametrize(
+    ("poke_interval", "pause"), [(60.0, 60.0), (1.0, 1.0), (0.2, 1.0), (0.0, 1.0), (86400.0, 86400.0)]
+)
 def test_the_pause_is_the_interval_and_at_least_a_second(poke_interval, pause):
     played = play(take_look(plan(poke_interval=poke_interval), Memory()), payload())
 
@@ -421,13 +428,17 @@ def test_backoff_after_disturbances_doubles_up_to_a_minute():
 
 
 def test_backoff_does_not_go_below_the_interval():
-    played = play(wait_for_run(plan(poke_interval=20), seen()), 503, 503, 503, 503, 503, 503, 503, payload("COMPLETED"))
+    played = play(
+        wait_for_run(plan(poke_interval=20), seen()), 503, 503, 503, 503, 503, 503, 503, payload("COMPLETED")
+    )
 
     assert played.sleeps == [20, 20, 20, 20, 20, 32, 60]
 
 
 def test_a_good_look_ends_the_backoff():
-    played = play(wait_for_run(plan(poke_interval=1), seen()), 503, 503, 503, payload(), 503, payload("COMPLETED"))
+    played = play(
+        wait_for_run(plan(poke_interval=1), seen()), 503, 503, 503, payload(), 503, payload("COMPLETED")
+    )
 
     assert played.sleeps == [1, 2, 4, 1, 1]
 
@@ -492,7 +503,10 @@ def test_retry_after_is_read_as_a_date(form, ahead, seconds):
     assert retry_after(date_in(form, NOW + ahead), NOW) == seconds
 
 
-@pytest.mark.parametrize("date", [None, "", "soon", "12:00:00", "Sun, 30 Feb 2023 08:49:37 GMT", "06-Nov-94:94\t- 99999999999999999999"])
+@pytest.mark.parametrize(
+    "date",
+    [None, "", "soon", "12:00:00", "Sun, 30 Feb 2023 08:49:37 GMT", "06-Nov-94:94\t- 99999999999999999999"],
+)
 def test_a_date_that_is_none_is_no_date(date):
     assert when(date) is None
 
@@ -537,6 +551,12 @@ def test_a_huge_retry_after_is_capped():
 # The deadline.
 
 
+def test_a_wait_that_is_told_to_begin_later_sleeps_before_its_first_look():
+    played = play(wait_for_run(plan(), seen(), delay=17.5), payload("COMPLETED"))
+
+    assert played.looks_at == [NOW + 17.5]
+
+
 def test_one_last_look_is_taken_at_the_deadline():
     played = play(wait_for_run(plan(deadline=NOW + 150), Memory()), payload())
 
@@ -563,7 +583,9 @@ def test_a_last_look_that_goes_unanswered_is_a_timeout_all_the_same(disturbance)
     assert memory.trouble
 
 
-@pytest.mark.parametrize("answer", [payload(), 503, response(429, headers={"Retry-After": "250"})], ids=["run", "503", "429"])
+@pytest.mark.parametrize(
+    "answer", [payload(), 503, response(429, headers={"Retry-After": "250"})], ids=["run", "503", "429"]
+)
 @pytest.mark.parametrize("left", [0.25, 30.0, 59.0])
 def test_a_look_is_never_planned_beyond_the_deadline(answer, left):
     pause = play(take_look(plan(deadline=NOW + left), seen()), answer).result.pause
@@ -583,9 +605,7 @@ def test_a_deadline_and_a_person_s_limit_that_fall_together_are_the_deadline():
 
 
 def test_a_short_disturbance_is_ridden_out():
-    played = play(
-        wait_for_run(plan(), Memory()), payload(), no_response(), 502, 503, payload("COMPLETED")
-    )
+    played = play(wait_for_run(plan(), Memory()), payload(), no_response(), 502, 503, payload("COMPLETED"))
 
     assert played.result.run.succeeded
 
@@ -613,7 +633,10 @@ def test_each_good_look_begins_the_tolerance_anew():
 def test_a_look_is_never_planned_beyond_the_end_of_an_outage(outage_tolerance):
     waiting = plan(outage_tolerance=outage_tolerance)
 
-    pause = play(take_look(waiting, seen(at=NOW - outage_tolerance + 70)), response(429, headers={"Retry-After": "200"})).result.pause
+    pause = play(
+        take_look(waiting, seen(at=NOW - outage_tolerance + 70)),
+        response(429, headers={"Retry-After": "200"}),
+    ).result.pause
 
     assert pause == Sleep(70, 0)
 
@@ -694,13 +717,21 @@ def test_a_question_is_reported_once_and_again_when_the_run_asks_anew():
     ]
     memory = Memory()
 
-    asked = [play(take_look(plan(), memory), answer, at=NOW + n).result.asks_user for n, answer in enumerate(answers)]
+    asked = [
+        play(take_look(plan(), memory), answer, at=NOW + n).result.asks_user
+        for n, answer in enumerate(answers)
+    ]
 
     assert asked == [False, True, False, True, False, True]
 
 
 def test_a_wait_stops_to_ask_a_person_only_if_told_to():
-    story = [payload("PENDING"), payload("AWAITING_USER_INPUT"), payload("AWAITING_USER_INPUT"), payload("COMPLETED")]
+    story = [
+        payload("PENDING"),
+        payload("AWAITING_USER_INPUT"),
+        payload("AWAITING_USER_INPUT"),
+        payload("COMPLETED"),
+    ]
 
     stopped = play(wait_for_run(plan(), Memory(), stop_to_ask_user=True), *story)
     unstopped = play(wait_for_run(plan(), Memory()), *story)
@@ -762,7 +793,9 @@ def test_how_long_a_person_has_been_waited_for_is_told_by_the_api_s_clock(skew):
     assert played.result.pause.seconds == 60
 
 
-@pytest.mark.parametrize("date", [None, "soon", http_date(UPDATED - 3600)], ids=["none", "garbage", "before the change"])
+@pytest.mark.parametrize(
+    "date", [None, "soon", http_date(UPDATED - 3600)], ids=["none", "garbage", "before the change"]
+)
 def test_without_a_sensible_api_clock_the_wait_for_a_person_begins_when_it_is_seen(date):
     headers = {"Date": date} if date else {}
     memory = Memory()
@@ -773,7 +806,9 @@ def test_without_a_sensible_api_clock_the_wait_for_a_person_begins_when_it_is_se
 
 
 def test_a_person_who_was_asked_too_long_ago_is_over_time_at_the_first_look():
-    asked_an_hour_ago = response(200, payload("AWAITING_USER_INPUT"), headers={"Date": http_date(UPDATED + 3600)})
+    asked_an_hour_ago = response(
+        200, payload("AWAITING_USER_INPUT"), headers={"Date": http_date(UPDATED + 3600)}
+    )
 
     played = play(wait_for_run(plan(user_input_timeout=600), Memory()), asked_an_hour_ago)
 
@@ -866,7 +901,9 @@ def test_each_change_is_one_line_and_so_is_the_end():
 def test_a_run_that_is_over_at_the_first_look_is_one_line():
     played = play(wait_for_run(plan(), Memory()), payload("FAILED", currentStateName="post_invoice"))
 
-    assert texts(played) == [f"Workflow run {RUN_ID} is FAILED (state 'post_invoice'), 11 min after its creation."]
+    assert texts(played) == [
+        f"Workflow run {RUN_ID} is FAILED (state 'post_invoice'), 11 min after its creation."
+    ]
 
 
 @pytest.mark.parametrize("status", ["IN_PROGRESS", "AWAITING_USER_INPUT", "QUEUED"])
@@ -883,7 +920,11 @@ def test_a_thousand_looks_of_one_status_are_a_handful_of_lines(status, poke_inte
 def test_a_reminder_says_what_is_waited_for_and_how_long_is_left():
     waiting = plan(deadline=NOW + 1000)
 
-    played = play(take_look(waiting, seen("IN_PROGRESS", currentStateName="post")), payload(currentStateName="post"), at=NOW + 300)
+    played = play(
+        take_look(waiting, seen("IN_PROGRESS", currentStateName="post")),
+        payload(currentStateName="post"),
+        at=NOW + 300,
+    )
 
     assert texts(played) == ["Still waiting: IN_PROGRESS (state 'post'), 5 min so far, 11 min 40 s left."]
 
@@ -911,6 +952,10 @@ def test_an_outage_is_a_warning_then_reminders_then_good_news():
 
 
 # Small questions.
+
+
+def test_of_a_run_that_was_never_seen_nothing_is_made_up():
+    assert last_seen(Memory()) == "the run has not been seen"
 
 
 @pytest.mark.parametrize(

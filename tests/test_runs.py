@@ -154,9 +154,7 @@ def test_a_day_that_never_was_is_no_run(text):
         run(createdAt=text)
 
 
-@pytest.mark.parametrize(
-    ("completed_at", "seconds"), [("2023-11-14T22:01:30.5Z", 90.5), (None, 600.0)]
-)
+@pytest.mark.parametrize(("completed_at", "seconds"), [("2023-11-14T22:01:30.5Z", 90.5), (None, 600.0)])
 def test_a_run_has_run_until_its_end_or_else_until_its_last_change(completed_at, seconds):
     seen = run(createdAt=CREATED_AT, completedAt=completed_at)
 

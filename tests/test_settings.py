@@ -257,7 +257,11 @@ GOOD = [
     ("max_requests_per_second", 0.5, 0.5),
     ("max_requests_per_second", "20", 20.0),
     ("run_url_template", "https://app.example/runs/{id}", "https://app.example/runs/{id}"),
-    ("run_url_template", "http://a.example/{workflow_id}/{id}?x={{y}}", "http://a.example/{workflow_id}/{id}?x={{y}}"),
+    (
+        "run_url_template",
+        "http://a.example/{workflow_id}/{id}?x={{y}}",
+        "http://a.example/{workflow_id}/{id}?x={{y}}",
+    ),
     ("run_url_template", "https://app.example/", "https://app.example/"),
 ]
 
@@ -296,7 +300,11 @@ def test_an_old_name_counts_where_the_plain_one_is_left_empty():
     assert endpoint({"timeout": "", "extra__anon__timeout": 9}).timeout == 9.0
 
 
-@pytest.mark.parametrize("headers", [{"X-Tenant": " blue ", "X-Empty": ""}, '{"X-Tenant": "blue", "X-Empty": ""}'], ids=["object", "text"])
+@pytest.mark.parametrize(
+    "headers",
+    [{"X-Tenant": " blue ", "X-Empty": ""}, '{"X-Tenant": "blue", "X-Empty": ""}'],
+    ids=["object", "text"],
+)
 def test_further_headers_may_be_an_object_or_its_text(headers):
     given = endpoint({"headers": headers}).headers
 
@@ -318,7 +326,10 @@ def test_a_header_is_sent_once_however_its_name_is_written():
 
 
 BAD = [
-    *[("timeout", value) for value in (0, -1, "0", "nan", "inf", "soon", True, [], {}, 10**400, 1e7, "1e400")],
+    *[
+        ("timeout", value)
+        for value in (0, -1, "0", "nan", "inf", "soon", True, [], {}, 10**400, 1e7, "1e400")
+    ],
     *[("max_connections", value) for value in (0, -1, 1.5, "1.5", "many", False, [])],
     *[("max_requests_per_second", value) for value in (0, -0.5, "fast", True)],
     *[("verify", value) for value in (0, 1, "  ", [], "a\0b")],
@@ -360,7 +371,10 @@ BAD = [
             '{"Transfer-Encoding": "chunked"}',
         )
     ],
-    *[("credential_header", value) for value in ("X Api Key", "X-Api-Key:", "ä", 7, " ", "Host", "connection")],
+    *[
+        ("credential_header", value)
+        for value in ("X Api Key", "X-Api-Key:", "ä", 7, " ", "Host", "connection")
+    ],
     *[("credential_scheme", value) for value in ("Be\r\narer", "ä", 7, [])],
     *[
         ("run_url_template", value)
@@ -393,7 +407,9 @@ def test_a_field_of_extra_that_makes_no_sense_is_refused_by_connection_and_field
 
 
 @pytest.mark.parametrize(
-    "extra", ["no json", "[]", '"text"', "7", "null", '{"timeout": 5', "[" * 100_000, MASKED], ids=lambda text: text[:20]
+    "extra",
+    ["no json", "[]", '"text"', "7", "null", '{"timeout": 5', "[" * 100_000, MASKED],
+    ids=lambda text: text[:20],
 )
 def test_an_extra_that_is_no_json_object_is_refused(extra):
     error = refusal(extra)
@@ -494,7 +510,15 @@ def test_several_unknown_fields_are_named_in_order():
 
 
 @pytest.mark.parametrize(
-    "host", ["worker.anon.com", "10.0.0.7", "localhost.example", "127.example", "worker.anon.com:8080", "[2001:db8::1]"]
+    "host",
+    [
+        "worker.anon.com",
+        "10.0.0.7",
+        "localhost.example",
+        "127.example",
+        "worker.anon.com:8080",
+        "[2001:db8::1]",
+    ],
 )
 @pytest.mark.parametrize("login", [None, "jo"])
 def test_a_credential_over_plain_http_is_cautioned_against(host, login):

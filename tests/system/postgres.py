@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import psycopg2
 
 from environment import SetupError
-from processes import LOOPBACK, Process, free_port
+from processes import LOOPBACK, Process, as_user, free_port
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 USER = "airflow"
+# PostgreSQL refuses to run as root.
+SYSTEM_USER = "postgres"
 # The data is thrown away: nothing has to survive a crash of the machine.
 SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "300"}
 NO_MAIN_CLUSTER = Path("/etc/postgresql-common/createcluster.d/no-main-cluster.conf")
@@ -53,8 +55,11 @@ class Postgres:
         self._run("initdb", "-D", str(data), "-U", USER, "-A", "trust", "-E", "UTF8", "--no-sync", "--no-locale")
         settings = {"port": str(self.port), "listen_addresses": LOOPBACK, "unix_socket_directories": ""} | SETTINGS
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        command = [*_as_user(), str(self._programs / "postgres"), "-D", str(data), *options]
-        self._process = Process("postgres", command, self.folder, {"PATH": os.environ["PATH"]})
+        command = [str(self._programs / "postgres"), "-D", str(data), *options]
+        # SIGINT is its fast shutdown: it breaks the connections that are left.
+        self._process = Process(
+            "postgres", command, self.folder, {}, end_signal=signal.SIGINT, user=SYSTEM_USER
+        )
         try:
             self._wait()
         except BaseException:
@@ -70,8 +75,7 @@ class Postgres:
     ) -> None:
         """Stop it."""
         if self._process is not None:
-            # SIGINT is its fast shutdown: it breaks the connections that are left.
-            self._process.stop(signal.SIGINT)
+            self._process.stop()
 
     def connect(self, database: str = USER) -> psycopg2.extensions.connection:
         """Open a connection that commits each statement."""
@@ -102,7 +106,7 @@ class Postgres:
                 return
 
     def _run(self, program: str, *arguments: str) -> None:
-        command = [*_as_user(), str(self._programs / program), *arguments]
+        command = [*as_user(SYSTEM_USER), str(self._programs / program), *arguments]
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SetupError(f"{program} failed:\n{done.stdout}{done.stderr}")
@@ -137,20 +141,13 @@ def _install() -> None:
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     try:
         for command in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", "postgresql"]):
-            subprocess.run(
-                ["apt-get", *command], env=environment, stdout=subprocess.DEVNULL, check=False
-            )
+            subprocess.run(["apt-get", *command], env=environment, stdout=subprocess.DEVNULL, check=False)
     finally:
         if not before:
             NO_MAIN_CLUSTER.unlink()
 
 
-def _as_user() -> list[str]:
-    """Return the words before a command that PostgreSQL refuses to run as root."""
-    return ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups"] if os.geteuid() == 0 else []
-
-
 def _hand_over(folder: Path) -> None:
     if os.geteuid() == 0:
-        user = pwd.getpwnam("postgres")
+        user = pwd.getpwnam(SYSTEM_USER)
         os.chown(folder, user.pw_uid, user.pw_gid)

@@ -24,16 +24,30 @@ class Process:
     """
     A process in a session of its own, which Ctrl-C does not reach; its output goes to a log.
 
+    It ends with the one that started it, even if that is killed.
+
     :param name: what it is, and the name of its log.
     :param folder: where it starts and where its log is appended to.
+    :param end_signal: what asks it to end.
+    :param user: whom it runs as, if the one that starts it is root.
     """
 
-    def __init__(self, name: str, command: list[str], folder: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        folder: Path,
+        environment: dict[str, str],
+        *,
+        end_signal: signal.Signals = signal.SIGTERM,
+        user: str | None = None,
+    ) -> None:
         self.name = name
+        self._end_signal = end_signal
         self.log = folder / f"{name}.log"
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                command,
+                [*as_user(user), "--pdeathsig", end_signal.name.removeprefix("SIG"), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -62,11 +76,11 @@ class Process:
         """Wait for its end and return its exit code."""
         return self._process.wait()
 
-    def stop(self, number: int = signal.SIGTERM) -> None:
+    def stop(self) -> None:
         """End it, and what it has started: asked first, killed when that takes too long."""
         left = family(self.pid)
         if self.lives:
-            self._process.send_signal(number)
+            self._process.send_signal(self._end_signal)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(PATIENCE)
         self._kill(left)
@@ -84,6 +98,12 @@ class Process:
         end = time.monotonic() + PATIENCE
         while any(_started(pid) == started for pid, started in members.items()) and time.monotonic() < end:
             time.sleep(0.05)
+
+
+def as_user(user: str | None) -> list[str]:
+    """Return the words before a command that is not to run as root."""
+    other = user is not None and os.geteuid() == 0
+    return ["setpriv", *(["--reuid", user, "--regid", user, "--clear-groups"] if user and other else [])]
 
 
 def family(pid: int) -> dict[int, float]:

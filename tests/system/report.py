@@ -1,0 +1,68 @@
+"""The result of the system tests: a table to read, and the same as JSON."""
+
+from __future__ import annotations
+
+import json
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COLUMNS = {
+    "waits": "waits",
+    "lost": "lost",
+    "false_green": "false green",
+    "false_red": "false red",
+    "other_state": "other state",
+    "wrong_xcom": "wrong XCom",
+    "too_early": "too early",
+    "worker_starts": "worker starts",
+    "delay_median": "delay: median",
+    "delay_longest": "longest",
+}
+PEER = "http_sensor"
+
+
+def write(path: Path, results: list[dict[str, Any]], **facts: Any) -> None:
+    """Write everything as JSON."""
+    content = {**facts, "results": results, "ratios": ratios(results)}
+    path.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def summary(results: list[dict[str, Any]]) -> str:
+    """Return the table."""
+    width = max((len(result["scenario"]) for result in results), default=0)
+    lines = ["", "  ".join(["".ljust(width), *COLUMNS.values()])]
+    for result in results:
+        cells = [_shown(result[name]).rjust(len(title)) for name, title in COLUMNS.items()]
+        lines.append("  ".join([result["scenario"].ljust(width), *cells]))
+    for kind, figures in ratios(results).items():
+        lines.append(
+            f"{kind}: {figures['cpu_per_wait'] * 1000:.0f} ms of CPU for a wait ({_times(figures['cpu_ratio'])} the peer's), "
+            f"{figures['worker_starts_per_wait']:g} worker starts, ends {figures['delay_mean']:.1f} s "
+            f"after its run on average ({_times(figures['delay_ratio'])} the peer's)"
+        )
+    return "\n".join(lines)
+
+
+def ratios(results: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Return the medians of what a wait of each kind costs, and the same over the peer's."""
+    kinds = {result["kind"]: {} for result in results if "kind" in result}
+    for kind, figures in kinds.items():
+        mine = [result for result in results if result.get("kind") == kind]
+        figures["cpu_per_wait"] = median(result["cpu_per_wait"] for result in mine)
+        figures["worker_starts_per_wait"] = median(result["worker_starts"] / result["waits"] for result in mine)
+        figures["delay_mean"] = median(result["delay_mean"] or 0.0 for result in mine)
+    for figures in kinds.values():
+        for name, key in (("cpu_ratio", "cpu_per_wait"), ("delay_ratio", "delay_mean")):
+            figures[name] = figures[key] / kinds[PEER][key] if PEER in kinds else None
+    return kinds
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.1f} s" if isinstance(value, float) else str("-" if value is None else value)
+
+
+def _times(ratio: float | None) -> str:
+    return "?" if ratio is None else f"{ratio:.2f} times"

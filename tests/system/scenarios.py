@@ -1,0 +1,278 @@
+"""What is tried in a real Airflow, each at a chosen scale."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from environment import ROOT
+from waits import DEFERRED, OVER, Group, Tally, judge, mixed, one_by_one
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from postgres import Postgres
+    from real_airflow import Airflow
+    from waits import Database, Runs
+
+PACKAGE = "airflow_anon"
+STORED = ROOT / "tests" / "stored" / "trigger-1.0.0.json"
+REWRITE = Path(__file__).with_name("rewrite_triggers.py")
+DEFERRABLE = {"deferrable": True}
+ZERO_WORKER = {"deferrable": True, "start_from_trigger": True, "end_from_trigger": True}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything."""
+
+    waits: int
+    """of the first two scenarios"""
+    window: float
+    """seconds in which their runs end"""
+    outage: float
+    """seconds that the API is down"""
+    measured: int
+    """waits of each kind whose CPU is measured"""
+    width: int
+    """sensors in a DAG of these"""
+    steady: float
+    """seconds from the start of these waits to the end of their runs, in which all must have begun"""
+    old: int
+    """waits that outlive a release"""
+    interval: float
+    """seconds between two looks"""
+    rounds: int = 1
+    """how often the CPU is measured"""
+
+
+CI = Scale(waits=40, window=30, outage=20, measured=20, width=10, steady=25, old=6, interval=5)
+FULL = Scale(
+    waits=500, window=180, outage=60, measured=200, width=20, steady=150, old=50, interval=10, rounds=3
+)
+
+
+@dataclass
+class System:
+    """The parts that a scenario works with."""
+
+    airflow: Airflow
+    database: Database
+    runs: Runs
+    postgres: Postgres
+    scale: Scale
+    chance: random.Random
+    results: list[dict[str, Any]] = field(default_factory=list)
+    begun: set[str] = field(default_factory=set)
+
+    def begin(self, *groups: Group) -> None:
+        """Start the runs of groups, and then the waits for them."""
+        for group in groups:
+            group.options.setdefault("poke_interval", self.scale.interval)
+            group.write(self.airflow.dags)
+            self.runs.begin(group)
+        self.airflow.wait_for_dags([group.dag_id for group in groups])
+        for group in groups:
+            self.trigger(group)
+
+    def trigger(self, group: Group) -> None:
+        """Start the waits of a group whose DAG is known."""
+        for waits in group.confs():
+            run_id = self.airflow.trigger(group.dag_id, {"ids": [wait.id for wait in waits]})
+            group.place(run_id, waits)
+
+    def wait_until(self, what: str, holds: Callable[[], bool], patience: float = 600) -> bool:
+        """Wait until something holds; tell whether it did in time."""
+        end = time.monotonic() + patience
+        while not holds():
+            self.airflow.check()
+            if time.monotonic() > end:
+                say(f"  gave up: {what}")
+                return False
+            time.sleep(0.5)
+        return True
+
+    def wait_for_deferral(self, groups: list[Group], share: float = 1.0) -> None:
+        """Wait until a share of the waits is with the triggerer, or over."""
+
+        def enough() -> bool:
+            begun = sum(self.database.count(group, DEFERRED, "up_for_reschedule", *OVER) for group in groups)
+            return begun >= share * sum(len(group.waits) for group in groups)
+
+        self.wait_until("waits are deferred", enough)
+
+    def wait_for_end(self, groups: list[Group]) -> None:
+        """Wait until all waits are over."""
+
+        def all_over() -> bool:
+            return sum(self.database.count(group, *OVER) for group in groups) >= sum(
+                len(group.waits) for group in groups
+            )
+
+        self.wait_until("waits are over", all_over)
+
+    def conclude(self, scenario: str, group: Group, **figures: Any) -> Tally:
+        """Judge a group, tell and keep the result."""
+        tally = judge(group, self.database.rows(group), self.runs.simulator)
+        self.results.append({"scenario": scenario, **asdict(tally), "good": tally.good, **figures})
+        for remark in tally.remarks[:5]:
+            say(f"  {remark}")
+        return tally
+
+
+def random_ends(system: System) -> None:
+    """Runs end at random moments while their waits begin, wait and end."""
+    group = mixed("random_ends", system.scale.waits, system.chance, **DEFERRABLE)
+    system.begin(group)
+    already_over = group.waits[::20]
+    for wait in already_over:
+        system.runs.finish(wait)
+    system.wait_for_deferral([group], share=0.5)
+    rest = [wait for wait in group.waits if wait.ended_at is None]
+    system.runs.finish_over(rest, system.scale.window, system.chance).join()
+    system.wait_for_end([group])
+    system.conclude("runs end at random moments", group)
+
+
+def crash_and_outage(system: System) -> None:
+    """The triggerer is killed and started again, and the API goes away, while runs end at random moments."""
+    scale = system.scale
+    plain = mixed("crash", scale.waits - scale.waits // 5, system.chance, **DEFERRABLE)
+    zero = one_by_one("crash_zero_worker", scale.waits // 5, scale.width, **ZERO_WORKER)
+    groups = [plain, zero]
+    system.begin(*groups)
+    system.wait_for_deferral(groups)
+    ends = system.runs.finish_over(plain.waits + zero.waits, scale.window + scale.outage, system.chance)
+    time.sleep(scale.window / 4)
+    say("  triggerer killed and started again")
+    system.airflow.kill("triggerer")
+    system.airflow.start("triggerer")
+    time.sleep(scale.window / 4)
+    say(f"  API down for {scale.outage:.0f} s")
+    system.runs.simulator.outage(scale.outage, "refused")
+    ends.join()
+    system.wait_for_end(groups)
+    system.conclude("triggerer killed, API down", plain)
+    system.conclude("triggerer killed, API down; zero workers", zero)
+
+
+def zero_workers(system: System) -> None:
+    """What a wait costs: ours without any worker, ours deferred, a peer deferred."""
+    scale = system.scale
+    idle = _idle_rate(system)
+    for number in range(scale.rounds):
+        for name, make in KINDS.items():
+            group = make(f"{name}_{number}", scale)
+            _measure(system, name, group, idle)
+
+
+def _zero(dag_id: str, scale: Scale) -> Group:
+    return one_by_one(dag_id, scale.measured, scale.width, **ZERO_WORKER)
+
+
+def _plain(dag_id: str, scale: Scale) -> Group:
+    return one_by_one(dag_id, scale.measured, scale.width, **DEFERRABLE)
+
+
+def _peer(dag_id: str, scale: Scale) -> Group:
+    from waits import End
+
+    return one_by_one(dag_id, scale.measured, scale.width, peer=True, end=End.APPEARS, **DEFERRABLE)
+
+
+KINDS = {"zero_worker": _zero, "deferred": _plain, "http_sensor": _peer}
+
+
+def _idle_rate(system: System) -> dict[str, float]:
+    """Return the CPU that each component uses in a second without any wait."""
+    system.airflow.check()
+    before, start = _cpu(system), time.monotonic()
+    time.sleep(system.scale.steady)
+    return {name: used / (time.monotonic() - start) for name, used in _used(before, _cpu(system)).items()}
+
+
+def _measure(system: System, name: str, group: Group, idle: dict[str, float]) -> None:
+    group.options["poke_interval"] = system.scale.interval
+    group.write(system.airflow.dags)
+    system.runs.begin(group)
+    system.airflow.wait_for_dags([group.dag_id])
+    time.sleep(5)
+    requests = system.runs.simulator.requests
+    before, start = _cpu(system), time.monotonic()
+    system.trigger(group)
+    system.wait_for_deferral([group])
+    begun = time.monotonic() - start
+    time.sleep(max(0.0, start + system.scale.steady - time.monotonic()))
+    for wait in group.waits:
+        system.runs.finish(wait)
+    system.wait_for_end([group])
+    time.sleep(3)
+    seconds, used = time.monotonic() - start, _used(before, _cpu(system))
+    by_component = {part: used[part] - idle[part] * seconds for part in used}
+    airflow = sum(cpu for part, cpu in by_component.items() if part != "postgres")
+    system.conclude(
+        f"CPU of a wait: {name}",
+        group,
+        kind=name,
+        cpu_per_wait=airflow / len(group.waits),
+        cpu_by_component={part: round(cpu / len(group.waits), 4) for part, cpu in by_component.items()},
+        seconds=round(seconds, 1),
+        all_begun_after=round(begun, 1),
+        requests=system.runs.simulator.requests - requests,
+    )
+
+
+def _cpu(system: System) -> dict[str, float]:
+    from processes import cpu_seconds
+
+    return system.airflow.cpu_seconds() | {"postgres": cpu_seconds([system.postgres.process.pid])}
+
+
+def _used(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    return {name: after[name] - before[name] for name in after}
+
+
+def new_release(system: System) -> None:
+    """A wait began with the triggers of the first release; the triggerer comes back with a newer build."""
+    plain = mixed("old_waits", system.scale.old, system.chance, **DEFERRABLE)
+    zero = one_by_one("old_waits_zero_worker", system.scale.old, system.scale.width, **ZERO_WORKER)
+    groups = [plain, zero]
+    system.begin(*groups)
+    system.wait_for_deferral(groups)
+    system.airflow.stop("triggerer")
+    if STORED.exists():
+        system.airflow.run_script(REWRITE, str(STORED))
+    build = _newer_build(system.airflow.home / "newer")
+    system.airflow.start("triggerer", PYTHONPATH=str(build))
+    for wait in plain.waits + zero.waits:
+        system.runs.finish(wait)
+    system.wait_for_end(groups)
+    system.conclude("began before a new release", plain)
+    system.conclude("began before a new release; zero workers", zero)
+
+
+def _newer_build(folder: Path) -> Path:
+    """Return a folder with a copy of the package that says it is newer."""
+    shutil.copytree(ROOT / PACKAGE, folder / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
+    init = folder / PACKAGE / "__init__.py"
+    text = init.read_text()
+    old = next(line for line in text.splitlines() if line.startswith("__version__"))
+    init.write_text(text.replace(old, '__version__ = "99.0.0"'))
+    return folder
+
+
+SCENARIOS: dict[int, Callable[[System], None]] = {
+    1: random_ends,
+    2: crash_and_outage,
+    3: zero_workers,
+    4: new_release,
+}
+
+
+def say(text: str) -> None:
+    """Tell what is going on."""
+    print(text, flush=True)

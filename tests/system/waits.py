@@ -1,0 +1,251 @@
+"""Waits of a real Airflow for runs of the simulator, and what has become of them in Airflow's database."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import threading
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from statistics import mean, median
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+if TYPE_CHECKING:
+    import psycopg2
+
+    from airflow_anon.simulator import Simulator
+
+TEMPLATE = Path(__file__).with_name("dag_of_waits.py")
+OVER = ("success", "failed", "skipped", "upstream_failed", "removed")
+DEFERRED = "deferred"
+TASKS = """
+    SELECT ti.run_id, ti.task_id, ti.map_index, ti.state, ti.try_number, ti.pid,
+           extract(epoch FROM ti.end_date)::float, xcom.value
+    FROM task_instance ti
+    LEFT JOIN xcom ON xcom.dag_id = ti.dag_id AND xcom.run_id = ti.run_id AND xcom.task_id = ti.task_id
+        AND xcom.map_index = ti.map_index AND xcom.key = 'return_value'
+    WHERE ti.dag_id = %s
+"""
+STARTS = """
+    SELECT run_id, task_id, coalesce(map_index, -1), count(*) FROM log
+    WHERE dag_id = %s AND event = 'running' GROUP BY 1, 2, 3
+"""
+
+
+class End(Enum):
+    """How a run ends: the script it follows until it is ended."""
+
+    WELL = "PENDING 1s, IN_PROGRESS"
+    NO_ACTION = "AWAITING_USER_INPUT until answered, COMPLETED_WITH_NO_ACTION_TAKEN"
+    BADLY = "PENDING 1s, IN_PROGRESS (work)"
+    # For a sensor that takes 404 as "not yet", and any other answer as the end.
+    APPEARS = "MISSING 1h, COMPLETED"
+
+
+@dataclass
+class Wait:
+    """One task and the run that it waits for."""
+
+    id: str
+    end: End
+    state: str
+    task: tuple[str, str, int] = ("", "", -1)
+    ended_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A task in Airflow's database."""
+
+    state: str | None
+    try_number: int
+    pid: int | None
+    end_date: float | None
+    xcom: Any
+    starts: int
+
+
+@dataclass
+class Group:
+    """
+    A DAG and all waits of its runs.
+
+    :param options: what all its sensors are given.
+    """
+
+    dag_id: str
+    options: dict[str, Any] = field(default_factory=dict)
+    waits: list[Wait] = field(default_factory=list)
+    peer: bool = False
+    width: int = 0
+    mapped: dict[str, list[Wait]] = field(default_factory=dict)
+    task_options: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Put the DAG into Airflow's DAG folder; its facts first, so that it is never read without them."""
+        spec = {
+            "dag_id": self.dag_id,
+            "options": self.options,
+            "peer": self.peer,
+            "width": self.width,
+            "mapped": {task_id: [wait.id for wait in waits] for task_id, waits in self.mapped.items()},
+            "task_options": self.task_options,
+        }
+        (folder / f"{self.dag_id}.json").write_text(json.dumps(spec))
+        shutil.copy(TEMPLATE, folder / f"{self.dag_id}.py")
+
+    def confs(self) -> list[list[Wait]]:
+        """Return the waits of each run of the DAG that is to be triggered."""
+        if not self.width:
+            return [[]]
+        return [self.waits[first : first + self.width] for first in range(0, len(self.waits), self.width)]
+
+    def place(self, run_id: str, waits: list[Wait]) -> None:
+        """Note where in Airflow the waits of one run of the DAG are."""
+        for number, wait in enumerate(waits):
+            wait.task = (run_id, f"wait_{number}", -1)
+        for task_id, mapped in self.mapped.items():
+            for number, wait in enumerate(mapped):
+                wait.task = (run_id, task_id, number)
+
+
+def one_by_one(dag_id: str, count: int, width: int, *, end: End = End.WELL, peer: bool = False, **options: Any) -> Group:
+    """Return waits whose ids are templates: a DAG of *width* sensors, to be run as often as it takes."""
+    waits = [Wait(str(uuid4()), end, "success") for _ in range(count)]
+    return Group(dag_id, options, waits, peer=peer, width=min(width, count))
+
+
+def mixed(dag_id: str, count: int, chance: random.Random, **options: Any) -> Group:
+    """Return mapped waits of which most end well, some do nothing, some fail; a fifth skips if nothing was done."""
+    waits = [Wait(str(uuid4()), end, "success") for end in chance.choices(list(End)[:3], (6, 2, 2), k=count)]
+    some = waits[: count // 5]
+    for wait in waits:
+        wait.state = "failed" if wait.end is End.BADLY else "success"
+    for wait in some:
+        wait.state = "skipped" if wait.end is End.NO_ACTION else wait.state
+    mapped = {"wait_or_skip": some, "wait": waits[len(some) :]}
+    return Group(dag_id, options, waits, mapped=mapped, task_options={"wait_or_skip": {"skip_on_no_action": True}})
+
+
+class Runs:
+    """The runs that are waited for."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.simulator = simulator
+
+    def begin(self, group: Group) -> None:
+        """Start the runs of a group."""
+        for wait in group.waits:
+            self.simulator.create_run(wait.end.value, wait.id)
+
+    def finish(self, wait: Wait) -> None:
+        """End a run as it is meant to end."""
+        act = {End.NO_ACTION: self.simulator.answer, End.BADLY: self.simulator.fail}
+        act.get(wait.end, self.simulator.complete)(wait.id)
+        wait.ended_at = time.time()
+
+    def finish_over(self, waits: list[Wait], seconds: float, chance: random.Random) -> threading.Thread:
+        """End runs at random moments of the next *seconds*."""
+        moments = sorted(time.monotonic() + chance.uniform(0, seconds) for _ in waits)
+
+        def work() -> None:
+            for wait, moment in zip(waits, moments, strict=True):
+                time.sleep(max(0.0, moment - time.monotonic()))
+                self.finish(wait)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        return thread
+
+
+class Database:
+    """What Airflow's own database says of a group."""
+
+    def __init__(self, connection: psycopg2.extensions.connection) -> None:
+        self._connection = connection
+
+    def rows(self, group: Group) -> dict[tuple[str, str, int], Row]:
+        """Return the tasks of a group."""
+        starts = {tuple(key): count for *key, count in self._select(STARTS, group.dag_id)}
+        return {
+            (run_id, task_id, map_index): Row(
+                state, try_number, pid, end_date, _plain(xcom), starts.get((run_id, task_id, map_index), 0)
+            )
+            for run_id, task_id, map_index, state, try_number, pid, end_date, xcom in self._select(TASKS, group.dag_id)
+        }
+
+    def count(self, group: Group, *states: str) -> int:
+        """Return how many tasks of a group are in one of these states."""
+        query = "SELECT count(*) FROM task_instance WHERE dag_id = %s AND state = ANY(%s) AND map_index >= %s"
+        least = 0 if group.mapped else -1
+        return int(self._select(query, group.dag_id, list(states), least)[0][0])
+
+    def _select(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(query, values)
+            return cursor.fetchall()
+
+
+@dataclass
+class Tally:
+    """What became of the waits of a group."""
+
+    waits: int
+    lost: int = 0
+    false_green: int = 0
+    false_red: int = 0
+    other_state: int = 0
+    wrong_xcom: int = 0
+    too_early: int = 0
+    retried: int = 0
+    worker_starts: int = 0
+    delay_median: float | None = None
+    delay_mean: float | None = None
+    delay_longest: float | None = None
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is wrong."""
+        return not any((self.lost, self.false_green, self.false_red, self.other_state, self.wrong_xcom, self.too_early))
+
+
+def judge(group: Group, rows: dict[tuple[str, str, int], Row], simulator: Simulator) -> Tally:
+    """Compare what became of the waits of a group with what should have become of them."""
+    tally = Tally(len(group.waits))
+    delays = []
+    for wait in group.waits:
+        row = rows.get(wait.task)
+        verdict = _verdict(wait, row, None if group.peer else simulator.run(wait.id))
+        if verdict:
+            setattr(tally, verdict, getattr(tally, verdict) + 1)
+            tally.remarks.append(f"{verdict}: {wait} {row}")
+        if row is not None:
+            tally.worker_starts += row.starts
+            tally.retried += row.try_number > 1
+            if row.end_date and wait.ended_at:
+                delays.append(row.end_date - wait.ended_at)
+    if delays:
+        tally.delay_median, tally.delay_mean, tally.delay_longest = median(delays), mean(delays), max(delays)
+    return tally
+
+
+def _verdict(wait: Wait, row: Row | None, payload: dict[str, Any] | None) -> str | None:
+    if row is None or row.state not in OVER:
+        return "lost"
+    if row.state != wait.state:
+        return {"success": "false_green", "failed": "false_red"}.get(row.state or "", "other_state")
+    if row.end_date is None or wait.ended_at is None or row.end_date < wait.ended_at - 0.5:
+        return "too_early"
+    if payload is not None and row.xcom != (payload if wait.state == "success" else None):
+        return "wrong_xcom"
+    return None
+
+
+def _plain(value: Any) -> Any:
+    """Return an XCom as it is read; Airflow keeps JSON text inside of JSON."""
+    return json.loads(value) if isinstance(value, str) else value
