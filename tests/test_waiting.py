@@ -475,7 +475,8 @@ def test_a_second_try_of_a_run_that_is_over_costs_one_request(wait, mode, simula
 
     story = wait(run_id)
 
-    assert (story.state, story.starts + story.triggers) == ("success", 2 if mode == "from the trigger" else 1)
+    resumed = AIRFLOW_V_3_3_PLUS and mode == "from the trigger"
+    assert (story.state, story.starts + story.triggers) == ("success", 2 if resumed else 1)
     assert simulator.requests_for(run_id) == 2
 
 
@@ -487,4 +488,4 @@ def test_the_log_is_told_of_changes_and_not_of_looks(wait, simulator):
     assert simulator.requests_for(run_id) > 800
     assert sum("Still waiting" in line for line in story.log) <= 32
     assert len(story.log) <= 40
-    assert story.log[0].startswith(f"Waiting for workflow run {run_id}")
+    assert sum(line.startswith(f"Waiting for workflow run {run_id}") for line in story.log) == 1
