@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,7 +112,7 @@ class Return:
         }
 
     @classmethod
-    def from_event(cls, event: object, make_plan: Any) -> Return:
+    def from_event(cls, event: object, make_plan: Callable[[float, float], Plan]) -> Return:
         """
         Read the payload of a trigger's event; nothing in it is taken for a success.
 
@@ -124,12 +124,14 @@ class Return:
         except AnonError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise AnonProtocolError(f"The trigger's event is not understood ({type(error).__name__}).") from error
+            raise AnonProtocolError(
+                f"The trigger's event is not understood ({type(error).__name__})."
+            ) from error
 
     @classmethod
-    def _read(cls, event: Any, make_plan: Any) -> Return:
+    def _read(cls, event: Any, make_plan: Callable[[float, float], Plan]) -> Return:
         deadline = event["deadline"]
-        plan: Plan = make_plan(event["started_at"], NEVER if deadline is None else deadline)
+        plan = make_plan(_number(event["started_at"]), NEVER if deadline is None else _number(deadline))
         if event["workflow_run_id"].strip().lower() != plan.workflow_run_id.lower():
             raise AnonProtocolError(f"The trigger's event is about another run than {plan.workflow_run_id}.")
         memory = Memory.from_json(event["memory"])
@@ -138,7 +140,19 @@ class Return:
         run = None if event["run"] is None else WorkflowRun.from_payload(event["run"])
         if run is not None and run.id.lower() != plan.workflow_run_id.lower():
             raise AnonProtocolError(f"The trigger's event holds another run than {plan.workflow_run_id}.")
-        look = Look(Outcome(event["outcome"]), event["at"], run=run, asks_user=event["asks_user"] is True)
-        if look.outcome is Outcome.OVER and (run is None or not run.is_over):
-            raise AnonProtocolError(f"The trigger's event says that {plan.workflow_run_id} is over, but it is not.")
-        return cls(plan, memory, look)
+        outcome = Outcome(event["outcome"])
+        if run is not None and run.is_over:
+            outcome = Outcome.OVER
+        elif outcome is Outcome.OVER:
+            raise AnonProtocolError(
+                f"The trigger's event says that {plan.workflow_run_id} is over, but it is not."
+            )
+        return cls(
+            plan, memory, Look(outcome, _number(event["at"]), run=run, asks_user=event["asks_user"] is True)
+        )
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(value)
+    return float(value)

@@ -13,7 +13,7 @@ from airflow_anon import get_provider_info
 from airflow_anon.exceptions import AnonConfigurationError, AnonError
 from airflow_anon.memory import Memory
 from airflow_anon.outcomes import conclude, timed_out
-from airflow_anon.protocol import Outcome, Plan, fetch_run, probe, wait_for_run
+from airflow_anon.protocol import Outcome, Plan, ending, fetch_run, probe, wait_for_run
 from airflow_anon.settings import Endpoint
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from airflow_anon.memory import News
     from airflow_anon.protocol import Conversation, Look
     from airflow_anon.runs import WorkflowRun
-    from airflow_anon.transport import AsyncClient, Client
+    from airflow_anon.transport import Client
 
 T = TypeVar("T")
 
@@ -121,7 +121,7 @@ class AnonHook(BaseHook):
         workflow_run_id: str,
         *,
         poke_interval: float = 60.0,
-        timeout: float = A_WEEK,  # noqa: ASYNC109  the wait's own limit, with one last look
+        timeout: float = A_WEEK,
         exponential_backoff: bool = False,
         max_wait: float | None = None,
         outage_tolerance: float = 600.0,
@@ -229,12 +229,9 @@ class AnonHook(BaseHook):
 
     def _has_own_lookup(self) -> bool:
         """Say whether a subclass has put its own ``get_connection`` before whatever ``aget_connection`` there is."""
-        for kind in type(self).__mro__:
-            if "aget_connection" in vars(kind) or kind is BaseHook:
-                return False
-            if "get_connection" in vars(kind):
-                return True
-        return False
+        own = type(self).__mro__[: type(self).__mro__.index(BaseHook)]
+        lookups = (name for kind in own for name in ("aget_connection", "get_connection") if name in vars(kind))
+        return next(lookups, None) == "get_connection"
 
     def _checked(self, connection: Connection) -> Endpoint:
         # The text of extra, never extra_dejson: reading that masks secrets, which blocks an event loop.
@@ -269,10 +266,10 @@ class AnonHook(BaseHook):
         now = time.time()
         return Plan(workflow_run_id, started_at=now, deadline=now + timeout, **options)
 
-    @staticmethod
-    def _concluded(plan: Plan, memory: Memory, look: Look) -> WorkflowRun:
+    def _concluded(self, plan: Plan, memory: Memory, look: Look) -> WorkflowRun:
         if look.outcome is not Outcome.OVER or look.run is None:
             raise timed_out(plan, memory, look)
+        self.tell(ending(memory, look.run))
         conclude(look.run)
         return look.run
 

@@ -9,6 +9,10 @@ from typing import Any, NamedTuple
 from airflow_anon.runs import WorkflowRun
 
 STILL_WAITING_EVERY = 300.0
+# What is remembered goes into Airflow's database: an API gone mad must not fill it.
+LONGEST_TEXT = 120
+MOST_STATUSES = 16
+OTHERS = "others"
 
 
 class News(NamedTuple):
@@ -24,18 +28,27 @@ def duration(seconds: float) -> str:
         return "an unlimited time"
     if seconds < 60:
         return f"{seconds:.1f}".removesuffix(".0") + " s"
-    for unit, size, small_unit, small in (("min", 60, "s", 1), ("h", 3600, "min", 60), ("d", 86400, "h", 3600)):
+    for unit, size, small_unit, small in (
+        ("min", 60, "s", 1),
+        ("h", 3600, "min", 60),
+        ("d", 86400, "h", 3600),
+    ):
         if seconds < {60: 3600, 3600: 86400}.get(size, float("inf")):
             whole, rest = divmod(int(seconds), size)
             return f"{whole} {unit} {rest // small} {small_unit}" if rest // small else f"{whole} {unit}"
     raise AssertionError(seconds)  # pragma: no cover
 
 
+def clipped(text: str) -> str:
+    """Cut a text that is far longer than a status or the name of a state should be."""
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}..."
+
+
 def described(status: str | None, state_name: str | None) -> str:
     """Write a status together with the name of the state that the run is in."""
     if status is None:
         return "in a status that was not kept"
-    return f"{status} (state {state_name!r})" if state_name else status
+    return f"{clipped(status)} (state {clipped(state_name)!r})" if state_name else clipped(status)
 
 
 @dataclass(slots=True)
@@ -88,19 +101,28 @@ class Memory:
         """
         news = []
         self.looks += 1
-        before, self.status = self.status, str(run.status)
-        state_before, self.state_name = self.state_name, run.current_state_name
+        before, self.status = self.status, clipped(str(run.status))
+        state_before, self.state_name = (
+            self.state_name,
+            run.current_state_name and clipped(run.current_state_name),
+        )
         changed = (before, state_before) != (self.status, self.state_name)
         if self.seen_at is not None and before is not None:
-            self.spent[before] = self.spent.get(before, 0.0) + at - self.seen_at
+            name = before if before in self.spent or len(self.spent) < MOST_STATUSES else OTHERS
+            self.spent[name] = self.spent.get(name, 0.0) + at - self.seen_at
             if self.missed:
-                news.append(News("info", f"Contact again after {duration(at - self.seen_at)} without an answer."))
+                news.append(
+                    News("info", f"Contact again after {duration(at - self.seen_at)} without an answer.")
+                )
             if changed:
                 news.append(
-                    News("info", f"Workflow run {run.id}: {described(before, state_before)} -> {self.described()}")
+                    News(
+                        "info",
+                        f"Workflow run {run.id}: {described(before, state_before)} -> {self.described()}",
+                    )
                 )
         self.seen_at, self.missed, self.trouble = at, 0, ""
-        if not run.is_known and self.status not in self.warned_of:
+        if not run.is_known and self.status not in self.warned_of and len(self.warned_of) < MOST_STATUSES:
             self.warned_of.append(self.status)
             news.append(News("warning", self._unknown(run)))
         entered = run.awaits_user_input and changed
@@ -134,6 +156,6 @@ class Memory:
     def _unknown(run: WorkflowRun) -> str:
         ending = "has ended" if run.is_over else "has not ended, so the wait goes on"
         return (
-            f"Workflow run {run.id} has the status {run.status!r}, which this version of "
+            f"Workflow run {run.id} has the status {clipped(run.status)!r}, which this version of "
             f"airflow-provider-anon does not know. By its completedAt it {ending}."
         )

@@ -394,7 +394,6 @@ def _judge_run(plan: Plan, memory: Memory, answer: Answer, run: WorkflowRun) -> 
     limit = _limit(plan, memory)
     if run.is_over:
         outcome = Outcome.OVER
-        news.append(ending(memory, run))
     elif answer.at < limit:
         outcome = Outcome.WAITING
         news = [_beginning(plan, memory, run), *news] if first else news or _reminder(plan, memory, answer.at)

@@ -13,6 +13,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
+    AirflowTaskTimeout,
     BaseSensorOperator,
     PokeReturnValue,
     conf,
@@ -22,7 +23,7 @@ from airflow.providers.common.compat.sdk import (
 from airflow_anon.exceptions import AnonUnavailableError
 from airflow_anon.handoff import Handoff, Return
 from airflow_anon.hooks import AnonHook
-from airflow_anon.memory import STILL_WAITING_EVERY, Memory
+from airflow_anon.memory import STILL_WAITING_EVERY, Memory, duration
 from airflow_anon.outcomes import conclude, timed_out
 from airflow_anon.protocol import Look, Outcome, Plan, Sleep, ending, last_seen, take_look
 from airflow_anon.runs import normalise_id
@@ -109,7 +110,7 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:
         """Wait as Airflow's sensors do, and close the connection to the API at the end."""
-        obstacle = self._why_on_worker or ("it is mapped" if context["ti"].map_index >= 0 else None)
+        obstacle = self._why_on_worker or ("it is mapped" if _map_index(context) >= 0 else None)
         if self._wants_to_start_from_trigger and obstacle:
             self.log.info("The sensor starts on a worker, not in the triggerer: %s.", obstacle)
         with self.hook:
@@ -117,9 +118,8 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Take one look at the run; a deferrable sensor goes on in the triggerer if it is not over."""
-        if self._plan is None:
-            self._begin(context)
-        plan, memory = self._plan, self._memory
+        plan = self._plan or self._begin(context)
+        memory = self._memory
         self._pause = Sleep(plan.interval(time.time()))
         look = self.hook.converse(take_look(plan, memory))
         if look.asks_user and look.run is not None:
@@ -160,20 +160,24 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
     def _conclude(self, plan: Plan, memory: Memory, look: Look) -> dict[str, Any]:
         if look.outcome is not Outcome.OVER or look.run is None:
             raise timed_out(plan, memory, look)
+        self.hook.tell(ending(memory, look.run))
         if look.run.took_no_action and self.skip_on_no_action:
             raise AirflowSkipException(f"Workflow run {look.run.id} completed without taking any action.")
         return conclude(look.run)
 
     def _by_the_rules(self, context: Context, act: Callable[[], Any]) -> Any:
         """Do on resumption what Airflow's loop does between two pokes."""
-        final = (AirflowFailException, AirflowSensorTimeout)
         try:
             with self.hook:
                 return act()
         except AirflowSkipException:
             raise
+        except (AirflowFailException, AirflowSensorTimeout, AirflowTaskTimeout) as error:
+            if self.soft_fail or self.never_fail:
+                raise AirflowSkipException(f"Skipping, as soft_fail or never_fail asks: {error}") from error
+            raise
         except Exception as error:
-            if self.silent_fail and not isinstance(error, final):
+            if self.silent_fail:
                 self.log.exception("The wait goes on in spite of this, as silent_fail asks.")
                 plan = self._plan or self._make_plan(_started_at(context))
                 self._go_on_in_triggerer(context, plan, self._memory, time.time() + plan.interval(time.time()))
@@ -191,9 +195,7 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
             self._ask_user(context, look.run)
         if look.outcome is Outcome.WAITING:
             self._go_on_in_triggerer(context, plan, memory, look.at + plan.interval(look.at))
-        if look.run is not None:
-            self.hook.tell(ending(memory, look.run))
-        if self.end_from_trigger and (obstacle := why_not_end(self, context["ti"].map_index)):
+        if self.end_from_trigger and (obstacle := why_not_end(self, _map_index(context))):
             self.log.info("The task ends on a worker, not in the triggerer: %s.", obstacle)
         return self._conclude(plan, memory, look)
 
@@ -217,6 +219,12 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
         look = self.hook.converse(take_look(plan, memory))
         if look.outcome is not Outcome.WAITING:
             return self._conclude(plan, memory, look)
+        if self.execution_timeout and look.at - plan.started_at >= self.execution_timeout.total_seconds():
+            limit = duration(self.execution_timeout.total_seconds())
+            raise AirflowTaskTimeout(
+                f"The wait for workflow run {plan.workflow_run_id} took longer than execution_timeout, {limit}; "
+                f"{last_seen(memory)}. A wait is better limited by timeout."
+            )
         raise AnonUnavailableError(
             f"The wait for workflow run {plan.workflow_run_id} broke off in the triggerer ({error}); {last_seen(memory)}. "
             "Is airflow-provider-anon installed there, in the version of the workers, and was it restarted since?",
@@ -247,7 +255,7 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
 
         # The trigger itself keeps the deadline, with a last look; Airflow's is for one that does not run.
         left = max(plan.deadline - time.time(), 0.0) + TRIGGER_GRACE
-        kwargs = self._trigger_kwargs(plan, memory, next_look_at, context["ti"].map_index)
+        kwargs = self._trigger_kwargs(plan, memory, next_look_at, _map_index(context))
         self.defer(
             trigger=AnonWorkflowRunTrigger(**kwargs),
             method_name=self.execute_complete.__name__,
@@ -267,13 +275,14 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
             "do_xcom_push": self.do_xcom_push,
         }
 
-    def _begin(self, context: Context) -> None:
+    def _begin(self, context: Context) -> Plan:
         now = time.time()
         rescheduled_at = _first_rescheduled_at(context) if self.reschedule else None
         started_at = now if rescheduled_at is None else rescheduled_at.timestamp()
         self._plan = self._make_plan(started_at)
         if rescheduled_at is not None:
             self._memory = self._recall(context) or self._guess(now, started_at)
+        return self._plan
 
     def _make_plan(
         self, started_at: float, deadline: float | None = None, workflow_run_id: str | None = None
@@ -292,7 +301,7 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
     def _recall(self, context: Context) -> Memory | None:
         """Return what the last look of this try left in Airflow's task state store (3.3 and later)."""
         store = context.get("task_state_store")
-        kept = store.get(STORE_KEY) if store is not None else None
+        kept: Any = store.get(STORE_KEY) if store is not None else None
         return Memory.from_json(kept["memory"]) if kept and kept["mark"] == self._mark(context) else None
 
     def _guess(self, now: float, started_at: float) -> Memory:
@@ -320,7 +329,9 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
         return [self.workflow_run_id, self.anon_conn_id, context["ti"].try_number]
 
     def _ask_user(self, context: Context, run: WorkflowRun) -> None:
-        callbacks = self.on_awaiting_user_input_callback or ()
+        callbacks = self.on_awaiting_user_input_callback
+        if callbacks is None:
+            return
         context_merge(context, {"workflow_run": run.to_payload()})
         for callback in callbacks if isinstance(callbacks, Sequence) else (callbacks,):
             try:
@@ -329,11 +340,16 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
                 self.log.exception("on_awaiting_user_input_callback failed; the wait goes on.")
 
 
-def _seconds(name: str, value: float | timedelta) -> float:
+def _seconds(name: str, value: object) -> float:
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < float("inf"):
         raise ValueError(f"{name} must be a timedelta, or a number of seconds of at least 0, not {value!r}")
     return float(seconds)
+
+
+def _map_index(context: Context) -> int:
+    index = context["ti"].map_index
+    return -1 if index is None else index
 
 
 def _started_at(context: Context) -> float:
@@ -349,7 +365,7 @@ def _first_rescheduled_at(context: Context) -> datetime | None:
         return ti.get_first_reschedule_date(context)  # type: ignore[no-any-return]
     from airflow.sensors.base import _orig_start_date  # Airflow 2.11
 
-    first_try = (ti.max_tries or 0) - (ti.task.retries or 0) + 1
+    first_try = ti.max_tries - ti.task.retries + 1
     return _orig_start_date(  # type: ignore[no-any-return]
         dag_id=ti.dag_id, task_id=ti.task_id, run_id=ti.run_id, map_index=ti.map_index, try_number=first_try
     )

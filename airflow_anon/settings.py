@@ -17,6 +17,7 @@ from airflow_anon import __version__
 from airflow_anon.exceptions import AnonConfigurationError
 
 T = TypeVar("T")
+D = TypeVar("D")
 
 DEFAULT_HOST = "worker.anon.com"
 DEFAULT_TIMEOUT = 30.0
@@ -95,7 +96,7 @@ class Endpoint:
             base_url=base_url,
             headers=headers,
             timeout=fields.take("timeout", _positive, DEFAULT_TIMEOUT),
-            verify=fields.take("verify", _verify, True),
+            verify=fields.take("verify", _verify, default=True),
             client_cert=fields.take("client_cert", _text, None),
             client_key=fields.take("client_key", _text, None),
             proxy=fields.take("proxy", proxy_url, None),
@@ -127,13 +128,13 @@ class _Fields:
             if values[name] is not None and values[name] != "":
                 self.values[name.removeprefix(prefix)] = values[name]
 
-    def take(self, name: str, check: Callable[[Any], T], default: T) -> T:
+    def take(self, name: str, check: Callable[[Any], T], default: D) -> T | D:
         value = self.values.get(name)
         if value is None:
             return default
+        if value == "***":
+            self.refuse(name, "is a mask (***) in place of the value: enter the value again")
         try:
-            if value == "***":
-                raise ValueError("is a mask (***) in place of the value: enter the value again")
             return check(value)
         except ValueError as error:
             self.refuse(name, str(error))
@@ -287,7 +288,7 @@ def _headers(value: object) -> dict[str, str]:
         except (ValueError, RecursionError):
             value = None
     if not isinstance(value, dict):
-        raise ValueError('is no JSON object of names and values, such as {"X-Tenant": "blue"}')
+        raise ValueError('is no JSON object of names and values, such as {"X-Tenant": "blue"}')  # noqa: TRY004
     return {_header_name(name): _header_value(text) for name, text in value.items()}
 
 

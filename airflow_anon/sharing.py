@@ -19,7 +19,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from airflow_anon.protocol import Answer, NoResponse, Request, Response, meaning_of
+from airflow_anon.exceptions import AnonConfigurationError
+from airflow_anon.protocol import Answer, Meaning, NoResponse, Request, Response, meaning_of
 from airflow_anon.transport import AsyncClient
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ class Gate:
     """
     Lets requests go in order, so many at a time, so many a second, and few in a turn of the loop.
 
-    It opens wider, up to *widest*, only while requests stand in line for longer than a second, so
-    that a handful of connections carries what a handful can.
+    It opens wider, up to *widest*, only while requests stand in line for longer than a second, and
+    narrows again when none does, so that a handful of connections carries what a handful can.
     """
 
     def __init__(self) -> None:
@@ -48,6 +49,7 @@ class Gate:
         self.started = 0
         self.line: deque[tuple[asyncio.Future[None], float]] = deque()
         self.turn: asyncio.Handle | None = None
+        self.timer: asyncio.TimerHandle | None = None
 
     def fit(self, widest: int, per_second: float | None) -> None:
         """Take on the limits of an endpoint."""
@@ -75,7 +77,9 @@ class Gate:
         """Make room for the next."""
         self.under_way -= 1
         if self.line:
-            self._plan_turn(asyncio.get_running_loop(), at_once=True)
+            self._plan_turn(asyncio.get_running_loop())
+        elif self.width > FIRST_WIDTH:
+            self.width -= 1
 
     def _is_open(self, now: float) -> bool:
         return self.under_way < self.width and self.started < STARTS_PER_TURN and now >= self.next_at
@@ -84,17 +88,16 @@ class Gate:
         self.under_way += 1
         self.started += 1
         self.next_at = max(self.next_at, loop.time()) + self.gap if self.gap else 0.0
-        self._plan_turn(loop, at_once=True)
+        self._plan_turn(loop)
 
-    def _plan_turn(self, loop: asyncio.AbstractEventLoop, *, at_once: bool = False) -> None:
-        if at_once and isinstance(self.turn, asyncio.TimerHandle):
-            self.turn.cancel()
-            self.turn = None
+    def _plan_turn(self, loop: asyncio.AbstractEventLoop) -> None:
         if self.turn is None:
             self.turn = loop.call_soon(self._take_turn, loop)
 
     def _take_turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.turn, self.started = None, 0
+        if self.timer is not None:
+            self.timer.cancel()
+        self.turn, self.timer, self.started = None, None, 0
         now = loop.time()
         while self.line:
             waiter, since = self.line[0]
@@ -110,31 +113,54 @@ class Gate:
             waiter.set_result(None)
         if self.line and self.turn is None:
             pause = max(self.next_at - now, 0.0) or LONGEST_IN_QUEUE
-            self.turn = loop.call_later(pause, self._take_turn, loop)
+            self.timer = loop.call_later(pause, self._take_turn, loop)
 
 
 class Quiet:
-    """Keeps the requests of all waits back while the API asks to be left alone, or is away."""
+    """
+    Keeps the requests of all waits back while the API asks to be left alone, or is away.
+
+    What goes wrong with one run alone keeps nobody back: it takes several to make an outage, and
+    each of them counts once until there is a good answer.
+    """
 
     def __init__(self) -> None:
         self.trouble: Response | NoResponse | None = None
         self.until = 0.0
-        self.failures = 0
+        self.pauses = 0
+        self.failed: set[str] = set()
         self.probe: asyncio.Future[None] | None = None
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether nothing is to be asked now."""
+        return time.monotonic() < self.until
+
+    def holds(self, target: str) -> bool:
+        """Say whether *target* is kept back; once a pause is over, who has failed before asks for itself."""
+        return self.trouble is not None and (self.is_paused or target not in self.failed)
 
     def heed(self, reply: Response | NoResponse) -> None:
         """Learn from an answer."""
-        answer = Answer(meaning_of(reply.status), reply) if isinstance(reply, Response) else None
-        status = answer.status_code if answer is not None else None
-        if status is not None and status < 500 and status != HTTPStatus.TOO_MANY_REQUESTS:
-            self.trouble, self.failures = None, 0
-            return
-        self.failures += 1
-        asked = answer.retry_after if answer is not None else 0.0
-        is_throttle = status == HTTPStatus.TOO_MANY_REQUESTS or asked > 0
-        if is_throttle or self.failures >= FAILURES_OF_AN_OUTAGE:
-            wait = asked or min(2.0 ** min(self.failures - 1, 10), LONGEST_QUIET)
-            self.trouble, self.until = reply, time.monotonic() + wait
+        answer = Answer(meaning_of(reply.status) if isinstance(reply, Response) else Meaning.DISTURBED, reply)
+        if answer.meaning is Meaning.DISTURBED:
+            if answer.status_code == HTTPStatus.TOO_MANY_REQUESTS or self._makes_an_outage(answer):
+                self._pause(answer)
+        elif not self.is_paused:  # what comes in the middle of a pause was asked for before it
+            self.trouble, self.pauses = None, 0
+            self.failed.clear()
+
+    def _makes_an_outage(self, answer: Answer) -> bool:
+        if self.is_paused or answer.reply.target in self.failed:
+            return False
+        self.failed.add(answer.reply.target)
+        return answer.retry_after > 0 or len(self.failed) >= FAILURES_OF_AN_OUTAGE
+
+    def _pause(self, answer: Answer) -> None:
+        if not self.is_paused:
+            self.pauses = min(self.pauses + 1, 10)
+        pause = answer.retry_after or min(2.0**self.pauses, LONGEST_QUIET)
+        self.trouble, self.until = answer.reply, max(self.until, time.monotonic() + pause)
 
     def again(self, target: str) -> Response | NoResponse | None:
         """Return the answer that stands until the pause is over, as if *target* had been asked."""
@@ -187,7 +213,7 @@ class SharedClient:
     @property
     def endpoint(self) -> Endpoint | None:
         """What the connection said when it was last read."""
-        return self._client and self._client.endpoint
+        return None if self._client is None else self._client.endpoint
 
     async def send(self, request: Request) -> Response | NoResponse:
         """
@@ -203,11 +229,8 @@ class SharedClient:
         try:
             if self._client is None:
                 await self._open()
-            await self._gate.enter()
-            try:
+            while reply is None:
                 reply = await self._ask(request)
-            finally:
-                self._gate.leave()
         finally:
             follower = self._under_way.pop(request.path)
             if follower is not None and not follower.done():
@@ -215,9 +238,18 @@ class SharedClient:
         return reply
 
     async def renew(self) -> None:
-        """Read the connection again, unless that was done just now."""
-        if self._reading is not None or time.monotonic() - self._read_at >= RENEW_AT_MOST_EVERY:
+        """
+        Read the connection again, unless that was done just now; one that cannot be read stays as it was.
+
+        :raises AnonConfigurationError: the connection makes no sense now.
+        """
+        if self._reading is None and time.monotonic() - self._read_at < RENEW_AT_MOST_EVERY:
+            return
+        try:
             await self._open()
+        except AnonConfigurationError as error:
+            if error.field != "anon_conn_id":
+                raise
 
     async def _follow(self, path: str) -> Response | NoResponse | None:
         future = self._under_way[path]
@@ -225,23 +257,38 @@ class SharedClient:
             future = self._under_way[path] = asyncio.get_running_loop().create_future()
         return await asyncio.shield(future)
 
-    async def _ask(self, request: Request) -> Response | NoResponse:
+    async def _ask(self, request: Request) -> Response | NoResponse | None:
+        """Ask the API when it may be asked; None if trouble came up meanwhile."""
         quiet, probe = self._quiet, None
-        while quiet.trouble is not None and probe is None:
-            if (reply := quiet.again(self._opened.endpoint.url(request.path))) is not None:
+        target = self._opened.endpoint.url(request.path)
+        while probe is None and quiet.holds(target):
+            if (reply := quiet.again(target)) is not None:
                 return reply
             if quiet.probe is None:
                 probe = quiet.probe = asyncio.get_running_loop().create_future()
             else:
                 await asyncio.shield(quiet.probe)
         try:
-            reply = await self._opened.send(request)
-            quiet.heed(reply)
-            return reply
+            await self._gate.enter()
+            try:
+                if quiet.holds(target) and (probe is None or quiet.is_paused):
+                    return None
+                return await self._send(request, quiet)
+            finally:
+                self._gate.leave()
         finally:
             if probe is not None:
                 quiet.probe = None
                 probe.set_result(None)
+
+    async def _send(self, request: Request, quiet: Quiet) -> Response | NoResponse:
+        client = self._opened
+        reply = await client.send(request)
+        if isinstance(reply, NoResponse) and client is not self._client:
+            # The connection was read anew meanwhile, and that cut it off.
+            reply = await self._opened.send(request)
+        quiet.heed(reply)
+        return reply
 
     @property
     def _opened(self) -> AsyncClient:
@@ -258,8 +305,8 @@ class SharedClient:
 
     async def _open_once(self) -> None:
         try:
-            endpoint = await self._read()
             self._read_at = time.monotonic()
+            endpoint = await self._read()
             before = self._client
             if before is None or before.endpoint != endpoint:
                 self._client = await AsyncClient.open(endpoint)

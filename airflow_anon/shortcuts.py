@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import XComArg, conf, get_listener_manager
@@ -19,8 +18,18 @@ ROOTS_FOR_TRIGGERER = frozenset(
         "params", "run_id", "task", "task_instance", "ti", "ts", "ts_nodash", "ts_nodash_with_tz",
     }
 )  # fmt: skip
-ONE_WORKER_XCOM = re.compile(r"xcom_pull\((?![^()]*map_indexes)")
-DEFAULT_XCOM_BACKENDS = frozenset({"airflow.sdk.execution_time.xcom.BaseXCom", "airflow.models.xcom.BaseXCom", ""})
+# What a template may ask these for: plain facts.
+FACTS = {
+    "dag": frozenset({"dag_id"}),
+    "macros": frozenset({"datetime", "dateutil", "ds_add", "ds_format", "json", "timedelta", "uuid"}),
+    "task": frozenset({"owner", "task_id"}),
+    "ti": frozenset({"dag_id", "map_index", "run_id", "task_id", "try_number"}),
+}
+FACTS["task_instance"] = FACTS["ti"]
+AIRFLOW_FILTERS = frozenset({"ds", "ds_nodash", "ts", "ts_nodash", "ts_nodash_with_tz"})
+DEFAULT_XCOM_BACKENDS = frozenset(
+    {"airflow.sdk.execution_time.xcom.BaseXCom", "airflow.models.xcom.BaseXCom", ""}
+)
 
 
 def template_for_triggerer(value: Any) -> str | None:
@@ -40,50 +49,78 @@ def template_for_triggerer(value: Any) -> str | None:
 def _template_for_output(output: XComArg) -> str | None:
     upstream = getattr(output, "operator", None)
     key = getattr(output, "key", None)
-    if type(output).__name__ != "PlainXComArg" or upstream is None or upstream.is_mapped:
+    if type(output).__name__ != "PlainXComArg" or upstream is None or _is_mapped(upstream):
         return None
     return f"{{{{ ti.xcom_pull(task_ids={upstream.task_id!r}, key={key!r}, map_indexes=-1) }}}}"
 
 
 def _is_for_triggerer(template: str) -> bool:
-    from jinja2 import Environment, TemplateError, meta
+    from jinja2 import Environment, TemplateError, meta, nodes
+    from jinja2.filters import FILTERS
 
-    if ONE_WORKER_XCOM.search(template):
-        return False
     try:
         parsed = Environment(autoescape=True).parse(template)
     except TemplateError:
         return False
-    return meta.find_undeclared_variables(parsed) <= ROOTS_FOR_TRIGGERER
+    owners: list[Any] = [call.node for call in parsed.find_all(nodes.Call) if _names_its_map_index(call)]
+    owners += [get for get in parsed.find_all(nodes.Getattr) if get.attr in FACTS.get(_name(get.node), ())]
+    fine = {id(owner.node) for owner in owners}
+    used = {item.name for item in parsed.find_all(nodes.Filter)}
+    return (
+        meta.find_undeclared_variables(parsed) <= ROOTS_FOR_TRIGGERER
+        and all(id(item) in fine for item in parsed.find_all(nodes.Name) if item.name in FACTS)
+        and used <= FILTERS.keys() | AIRFLOW_FILTERS
+    )
+
+
+def _name(node: Any) -> str:
+    return getattr(node, "name", "")
+
+
+def _names_its_map_index(call: Any) -> bool:
+    """Say whether a call is an ``xcom_pull`` that need not find out which map index to take."""
+    from jinja2.nodes import Impossible
+
+    if getattr(call.node, "attr", "") != "xcom_pull" or _name(call.node.node) not in {"ti", "task_instance"}:
+        return False
+    try:
+        return any(type(item.value.as_const()) is int for item in call.kwargs if item.key == "map_indexes")
+    except Impossible:
+        return False
+
+
+def _is_mapped(operator: Any) -> bool:
+    return operator.is_mapped or operator.get_closest_mapped_task_group() is not None
 
 
 def why_not_start(sensor: BaseSensorOperator) -> str | None:
     """Say why a sensor cannot start in the triggerer; None if it can."""
     if not AIRFLOW_V_3_3_PLUS:
         return "this version of Airflow cannot (3.3 and later can)"
-    if sensor.on_execute_callback or _is_hooked(sensor, "pre_execute"):
-        return "it has something to run before it"
-    if sensor.execution_timeout is not None:
-        return "it has an execution_timeout"
+    obstacles = {
+        "it has something to run before it": sensor.on_execute_callback or _is_hooked(sensor, "pre_execute"),
+        "it has an execution_timeout": sensor.execution_timeout is not None,
+        "it is mapped": _is_mapped(sensor),
+        "its DAG has settings of its own for Jinja": sensor.has_dag() and sensor.dag.jinja_environment_kwargs,
+    }
     for name in sensor.template_fields:
-        if template_for_triggerer(getattr(sensor, name)) is None:
-            return f"its {name} can only be rendered on a worker"
-    return None
+        is_rendered = template_for_triggerer(getattr(sensor, name)) is not None
+        obstacles[f"its {name} can only be rendered on a worker"] = not is_rendered
+    return next((obstacle for obstacle, is_there in obstacles.items() if is_there), None)
 
 
 def why_not_end(sensor: BaseSensorOperator, map_index: int) -> str | None:
     """Say why a sensor cannot end in the triggerer without losing anything; None if it can."""
     if not AIRFLOW_V_3_3_PLUS:
         return "this version of Airflow cannot (3.3 and later can)"
-    if map_index >= 0:
-        return "it is mapped"
-    if sensor.outlets:
-        return "it has outlets"
-    if sensor.on_success_callback or sensor.on_skipped_callback or _is_hooked(sensor, "post_execute"):
-        return "it has something to run after it"
-    if getattr(sensor, "multiple_outputs", False):
-        return "it has multiple_outputs"
-    return None
+    has_callback = sensor.on_success_callback or sensor.on_skipped_callback
+    obstacles = {
+        "it is mapped": map_index >= 0,
+        "it has outlets": sensor.outlets,
+        "it has something to run after it": has_callback or _is_hooked(sensor, "post_execute"),
+        "it has multiple_outputs": getattr(sensor, "multiple_outputs", False),
+    }
+    return next((obstacle for obstacle, is_there in obstacles.items() if is_there), None)
 
 
 def why_not_end_here() -> str | None:

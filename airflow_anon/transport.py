@@ -19,7 +19,7 @@ import ssl
 import time
 from base64 import b64encode
 from collections.abc import Callable
-from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -31,7 +31,7 @@ import urllib3
 import urllib3.connection
 
 from airflow_anon.exceptions import AnonConfigurationError
-from airflow_anon.protocol import NoResponse, Renew, Reply, Request, Response, Sleep, Tell
+from airflow_anon.protocol import NoResponse, Renew, Reply, Request, Response, Sleep, Step, Tell
 from airflow_anon.settings import OUR_HEADERS, proxy_url
 
 if TYPE_CHECKING:
@@ -66,8 +66,10 @@ def ssl_context(endpoint: Endpoint) -> ssl.SSLContext:
         source = next((name for name in CA_VARIABLES if os.environ.get(name)), "verify")
         bundle = os.environ.get(source)
     try:
-        is_folder = bundle is not None and os.path.isdir(bundle)
-        context = ssl.create_default_context(**{"capath" if is_folder else "cafile": bundle})
+        is_folder = bundle is not None and Path(bundle).is_dir()
+        context = ssl.create_default_context(
+            cafile=None if is_folder else bundle, capath=bundle if is_folder else None
+        )
         if bundle is None:
             context.load_verify_locations(requests.utils.DEFAULT_CA_BUNDLE_PATH)
     except OSError as error:
@@ -208,7 +210,7 @@ class _TimedReader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         self.sock.settimeout(self.clock.left())
-        count: int | None = self.raw.readinto(buffer)  # type: ignore[attr-defined]
+        count: int | None = self.raw.readinto(buffer)
         self.is_at_end = count == 0
         return count
 
@@ -231,8 +233,8 @@ class _Adapter(requests.adapters.HTTPAdapter):
         self._time(self.poolmanager)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        contexts = {"ssl_context": self.ssl_context, "proxy_ssl_context": self.ssl_context}
-        manager = super().proxy_manager_for(*args, **kwargs, **contexts)
+        kwargs |= {"ssl_context": self.ssl_context, "proxy_ssl_context": self.ssl_context}
+        manager = super().proxy_manager_for(*args, **kwargs)
         self._time(manager)
         return manager
 
@@ -305,7 +307,7 @@ class Client:
         self.session = requests.Session()
         self.session.trust_env = False
         # Even for a redirect that is not followed, requests would read its body and its Location.
-        self.session.get_redirect_target = lambda response: None  # type: ignore[method-assign]
+        self.session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]  # noqa: ARG005
         proxy = proxy_for(endpoint)
         self.session.mount(f"{urlsplit(endpoint.base_url).scheme}://", _Adapter(endpoint, proxy, self.clock))
         self.proxies = {"http": proxy, "https": proxy} if proxy else {}
@@ -384,16 +386,20 @@ def converse(
             step = conversation.send(reply)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
-        reply = None
-        if isinstance(step, Request):
-            reply = client.send(step)
-        elif isinstance(step, Sleep):
-            time.sleep(step.seconds + random.uniform(0.0, step.spread))  # noqa: S311  spreads load, hides nothing
-        elif isinstance(step, Renew):
-            reply = renew()
-        elif isinstance(step, Tell):
-            for news in step.news:
-                tell(news)
+        reply = _carry_out(client, step, tell, renew)
+
+
+def _carry_out(client: Client, step: Step, tell: Callable[[News], None], renew: Callable[[], bool]) -> Reply:
+    if isinstance(step, Request):
+        return client.send(step)
+    if isinstance(step, Renew):
+        return renew()
+    if isinstance(step, Sleep):
+        time.sleep(step.seconds + random.uniform(0.0, step.spread))  # noqa: S311  spreads load, hides nothing
+    elif isinstance(step, Tell):
+        for news in step.news:
+            tell(news)
+    return None
 
 
 # aiohttp
@@ -501,22 +507,33 @@ async def aconverse(
             step = conversation.send(reply)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
-        reply = None
         if isinstance(step, Request):
             used = client.endpoint
-            try:
-                reply = await client.send(step)
-            except AnonConfigurationError as error:
-                if not patient or error.field != "anon_conn_id":
-                    raise
-                now = time.time()
-                reply = NoResponse(str(error).rstrip("."), now, now, "the triggerer", error.conn_id)
+            reply = await _asend(client, step, patient=patient)
             used = used or client.endpoint
-        elif isinstance(step, Sleep):
-            await asleep(step.seconds + random.uniform(0.0, step.spread))  # noqa: S311
-        elif isinstance(step, Renew):
-            await client.renew()
-            reply = client.endpoint is not used
-        elif isinstance(step, Tell):
-            for news in step.news:
-                tell(news)
+        else:
+            reply = await _acarry_out(client, step, tell, used)
+
+
+async def _asend(client: Sender, request: Request, *, patient: bool) -> Response | NoResponse:
+    try:
+        return await client.send(request)
+    except AnonConfigurationError as error:
+        if not patient or error.field != "anon_conn_id":
+            raise
+        now = time.time()
+        return NoResponse(str(error).rstrip("."), now, now, "the triggerer", error.conn_id)
+
+
+async def _acarry_out(
+    client: Sender, step: Step, tell: Callable[[News], None], used: Endpoint | None
+) -> bool | None:
+    if isinstance(step, Renew):
+        await client.renew()
+        return client.endpoint is not used
+    if isinstance(step, Sleep):
+        await asleep(step.seconds + random.uniform(0.0, step.spread))  # noqa: S311
+    elif isinstance(step, Tell):
+        for news in step.news:
+            tell(news)
+    return None

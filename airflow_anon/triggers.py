@@ -11,7 +11,7 @@ from airflow.triggers.base import BaseTrigger, TaskSkippedEvent, TaskSuccessEven
 from airflow_anon.exceptions import AnonError
 from airflow_anon.handoff import Handoff, Return
 from airflow_anon.hooks import AnonHook
-from airflow_anon.protocol import wait_for_run
+from airflow_anon.protocol import ending, wait_for_run
 from airflow_anon.shortcuts import why_not_end_here
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class AnonWorkflowRunTrigger(BaseTrigger):
         do_xcom_push: bool = True,
         **later: Any,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.workflow_run_id = workflow_run_id
         self.anon_conn_id = anon_conn_id
         self.poke_interval = poke_interval
@@ -130,6 +130,7 @@ class AnonWorkflowRunTrigger(BaseTrigger):
         if obstacle := why_not_end_here():
             self.log.info("The task ends on a worker, not in the triggerer: %s.", obstacle)
             return None
+        self.tell(ending(result.memory, run))
         if run.took_no_action and self.skip_on_no_action:
             return TaskSkippedEvent()
         return TaskSuccessEvent(xcoms={"return_value": run.to_payload()} if self.do_xcom_push else None)

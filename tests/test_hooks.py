@@ -94,10 +94,11 @@ def world(request):
 
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch):
-    monkeypatch.setattr(protocol, "FIRST_LOOK_DELAYS", (0.01,))
+    monkeypatch.setattr(protocol, "FIRST_LOOK_DELAYS", (0.02,))
     monkeypatch.setattr(protocol, "SHORTEST_PAUSE", 0.01)
     monkeypatch.setattr(protocol, "FIRST_BACKOFF", 0.01)
     monkeypatch.setattr(sharing, "RENEW_AT_MOST_EVERY", 0.0)
+    monkeypatch.setattr(sharing, "LONGEST_QUIET", 0.01)
 
 
 @pytest.fixture
@@ -416,17 +417,15 @@ def test_a_wait_returns_the_run_that_ended_well(world, status, connect):
 
 
 def test_a_wait_for_a_run_that_fails_raises(world, connect):
-    with Server(run_answer("PENDING"), run_answer("FAILED")) as server:
-        with pytest.raises(AnonWorkflowRunFailedError, match="post_invoice") as caught:
-            world.wait(connect(server.url))
+    with Server(run_answer("PENDING"), run_answer("FAILED")) as server, pytest.raises(AnonWorkflowRunFailedError, match="post_invoice") as caught:
+        world.wait(connect(server.url))
 
     assert caught.value.run.to_payload() == run_json("FAILED")
 
 
 def test_a_wait_that_takes_too_long_raises(world, connect):
-    with Server(run_answer("IN_PROGRESS")) as server:
-        with pytest.raises(AnonWaitTimeoutError, match="IN_PROGRESS") as caught:
-            world.wait(connect(server.url), timeout=0.05)
+    with Server(run_answer("IN_PROGRESS")) as server, pytest.raises(AnonWaitTimeoutError, match="IN_PROGRESS") as caught:
+        world.wait(connect(server.url), timeout=0.05)
 
     assert type(caught.value) is AnonWaitTimeoutError
     assert caught.value.last_status == "IN_PROGRESS"
@@ -434,15 +433,13 @@ def test_a_wait_that_takes_too_long_raises(world, connect):
 
 
 def test_a_wait_for_a_person_that_takes_too_long_raises(world, connect):
-    with Server(run_answer("AWAITING_USER_INPUT")) as server:
-        with pytest.raises(AnonUserInputTimeoutError):
-            world.wait(connect(server.url), user_input_timeout=0.03)
+    with Server(run_answer("AWAITING_USER_INPUT")) as server, pytest.raises(AnonUserInputTimeoutError):
+        world.wait(connect(server.url), user_input_timeout=0.03)
 
 
 def test_contact_that_is_lost_for_too_long_ends_a_wait(world, connect):
-    with Server(run_answer("IN_PROGRESS"), answer("503 Busy")) as server:
-        with pytest.raises(AnonUnavailableError, match="unknown") as caught:
-            world.wait(connect(server.url), outage_tolerance=0.05)
+    with Server(run_answer("IN_PROGRESS"), answer("503 Busy")) as server, pytest.raises(AnonUnavailableError, match="unknown") as caught:
+        world.wait(connect(server.url), outage_tolerance=0.05)
 
     assert caught.value.retryable
     assert (caught.value.status_code, caught.value.last_status) == (503, "IN_PROGRESS")

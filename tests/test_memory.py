@@ -191,3 +191,27 @@ def test_fields_of_another_version_are_passed_over_and_missing_ones_have_a_defau
     memory = Memory.from_json({"seen_at": 5.0, "mood": "sunny"})
 
     assert memory == Memory(seen_at=5.0)
+
+
+def test_what_is_remembered_of_an_api_gone_mad_stays_small():
+    memory = Memory()
+
+    warnings = []
+    for number in range(1000):
+        seen = run(f"STATUS_{number}_" + "x" * 10_000, "y" * 10_000)
+        warnings += [news for news in memory.saw(seen, NOW + number, 0.0)[0] if news.level == "warning"]
+
+    assert len(json.dumps(memory.to_json())) < 10_000
+    assert all(len(news.text) < 1000 for news in warnings)
+    assert memory.waited() == 999
+
+
+@pytest.mark.parametrize("length", [120, 121, 10_000])
+def test_a_status_that_is_too_long_to_keep_is_still_the_same_at_the_next_look(length):
+    memory = Memory()
+    seen = run("X" * length, "y" * length)
+    memory.saw(seen, NOW, 0.0)
+
+    news, _ = memory.saw(seen, NOW + 1, 0.0)
+
+    assert news == []

@@ -41,6 +41,7 @@ from airflow_anon.protocol import (
     Renew,
     Request,
     Sleep,
+    ending,
     fetch_run,
     interpret,
     judge,
@@ -171,7 +172,7 @@ def test_a_rejection_ends_the_wait_at_once_and_names_status_and_target(status, m
     assert played.count(Request) == 1
 
 
-@pytest.mark.parametrize(("status", "is_redirect"), [(302, True), (399, True), (400, False), (422, False)])
+@pytest.mark.parametrize(("status", "is_redirect"), [(300, True), (302, True), (399, True), (400, False), (422, False)])
 def test_a_redirect_is_explained_and_never_followed(status, is_redirect):
     played = play(
         wait_for_run(plan(), Memory()), response(status, headers={"Location": "https://elsewhere.example/"})
@@ -682,7 +683,7 @@ def test_lost_contact_says_that_the_state_is_unknown_and_what_was_seen_last():
     assert "unknown, which does not mean that it failed" in str(error)
     assert "IN_PROGRESS (state 'post_invoice') at 2023-11-14T22:13:20" in str(error)
     assert "connection refused" in str(error)
-    assert "outage_tolerance is 10 min" in str(error)
+    assert "Lost contact with the API 10 min ago (outage_tolerance is 10 min)" in str(error)
     assert TARGET in str(error)
     assert (error.workflow_run_id, error.status_code, error.retryable) == (RUN_ID, None, True)
     assert (error.last_status, error.last_seen_at) == ("IN_PROGRESS", NOW)
@@ -871,10 +872,11 @@ def test_an_unknown_status_with_an_end_ends_the_wait_and_is_no_success():
 def test_a_wait_is_told_once_at_its_beginning():
     played = play(wait_for_run(plan(deadline=NOW + 200), Memory()), payload("PENDING"))
 
-    assert texts(played) == [
+    line = (
         f"Waiting for workflow run {RUN_ID} of workflow {WORKFLOW_ID}, for at most 3 min 20 s, "
         "with a look every 1 min. It is PENDING."
-    ]
+    )
+    assert texts(played) == [line]
 
 
 def test_a_wait_without_a_deadline_names_none():
@@ -883,27 +885,36 @@ def test_a_wait_without_a_deadline_names_none():
     assert "at most" not in texts(played)[0]
 
 
-def test_each_change_is_one_line_and_so_is_the_end():
+def test_each_change_is_one_line():
     story = ["PENDING", "PENDING", "IN_PROGRESS", "IN_PROGRESS", "COMPLETED"]
 
     played = play(wait_for_run(plan(), Memory()), *map(payload, story))
 
     lines = texts(played)
-    assert len(lines) == 4
+    assert len(lines) == 3
     assert lines[1].endswith("PENDING -> IN_PROGRESS")
     assert lines[2].endswith("IN_PROGRESS -> COMPLETED")
-    assert lines[3] == (
+
+
+def test_the_end_says_how_long_it_took_and_where_the_time_went():
+    memory = Memory()
+    played = play(wait_for_run(plan(), memory), *map(payload, ["PENDING", "PENDING", "IN_PROGRESS", "COMPLETED"]))
+
+    line = ending(memory, played.result.run)
+
+    assert line.text == (
         f"Workflow run {RUN_ID} is COMPLETED, 11 min after its creation. "
-        "Waited here for 4 min with 5 looks: PENDING 2 min, IN_PROGRESS 2 min."
+        "Waited here for 3 min with 4 looks: PENDING 2 min, IN_PROGRESS 1 min."
     )
 
 
-def test_a_run_that_is_over_at_the_first_look_is_one_line():
-    played = play(wait_for_run(plan(), Memory()), payload("FAILED", currentStateName="post_invoice"))
+def test_a_run_that_is_over_at_the_first_look_is_not_said_to_have_been_waited_for():
+    memory = Memory()
+    played = play(wait_for_run(plan(), memory), payload("FAILED", currentStateName="post_invoice"))
 
-    assert texts(played) == [
-        f"Workflow run {RUN_ID} is FAILED (state 'post_invoice'), 11 min after its creation."
-    ]
+    line = ending(memory, played.result.run)
+
+    assert line.text == f"Workflow run {RUN_ID} is FAILED (state 'post_invoice'), 11 min after its creation."
 
 
 @pytest.mark.parametrize("status", ["IN_PROGRESS", "AWAITING_USER_INPUT", "QUEUED"])
@@ -943,7 +954,7 @@ def test_an_outage_is_a_warning_then_reminders_then_good_news():
 
     levels = [news.level for news in played.told]
     lines = texts(played)
-    assert levels == ["warning", "info", "info", "info", "info", "info"]
+    assert levels == ["warning", "info", "info", "info", "info"]
     assert f"503 Service Unavailable from {TARGET}" in lines[0]
     assert "giving up after 59 min without contact" in lines[0]
     assert "IN_PROGRESS (no answer for 6 min), 6 min so far" in lines[1]

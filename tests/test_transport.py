@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import datetime
+import datetime as dt
 import errno
 import gc
 import gzip
@@ -78,6 +78,15 @@ def with_aiohttp(endpoint, times=1, between=lambda: None) -> Replies:
 BOTH = {"requests": with_requests, "aiohttp": with_aiohttp}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _cheap_collections():
+    """Let Airflow's many objects out of the collections that look for what was left open."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(params=BOTH)
 def ask(request) -> Iterator[Ask]:
     """Carry out one request, or several over one client; nothing may be left open."""
@@ -86,7 +95,11 @@ def ask(request) -> Iterator[Ask]:
         yield BOTH[request.param]
         gc.collect()
 
-    assert not [str(warning.message) for warning in caught if warning.category is ResourceWarning]
+    left_open = [str(warning.message) for warning in caught if warning.category is ResourceWarning]
+    if sys.version_info < (3, 11):
+        # There asyncio complains of a TLS layer that failed, although the socket below it is closed.
+        left_open = [message for message in left_open if "_SSLProtocolTransport" not in message]
+    assert not left_open
 
 
 def endpoint_of(host, *, password=TOKEN, login=None, schema=None, port=None, **extra) -> Endpoint:
@@ -440,17 +453,22 @@ def test_after_a_body_that_was_too_long_the_next_request_is_answered(ask):
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 200\r\n"
 
 
+def without_end(connection):
+    connection.sent_until_refused(b"HTTP/1.1 102 Processing\r\n\r\n" * 100, 1_000_000)
+
+
 @pytest.mark.parametrize(
     "act",
     [
         never,
+        without_end,
         dripping(HEAD + b"\r\n", b"x" * 200),
         dripping(b"", HEAD + b"X-A: " + b"x" * 200),
         dripping(HEAD, b"X-A: 1\r\n" * 30),
         dripping(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 40),
         dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 10),
     ],
-    ids=["nothing", "body", "headers", "header lines", "chunks", "not yet"],
+    ids=["nothing", "much", "body", "headers", "header lines", "chunks", "not yet"],
 )
 def test_one_request_takes_no_longer_than_its_timeout(ask, act):
     with Server(act) as server:
@@ -492,7 +510,7 @@ def silent_port():
         waiting = []
         for _ in range(4):
             sock = socket.socket()
-            sock.setblocking(False)  # noqa: FBT003
+            sock.setblocking(False)
             sock.connect_ex(listener.getsockname())
             waiting.append(sock)
         yield listener.getsockname()[1]
@@ -697,7 +715,7 @@ def test_verification_can_be_switched_off(ask, authority):
     assert reply.status == 200
 
 
-YESTERDAY = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=1)
+YESTERDAY = dt.datetime.now(dt.timezone.utc) - dt.timedelta(days=1)
 
 
 @pytest.mark.parametrize(
@@ -705,7 +723,7 @@ YESTERDAY = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(da
     [
         (["elsewhere.example"], {}, True, "certificate is not valid for '127.0.0.1'"),
         ([], {}, False, "unable to get local issuer certificate"),
-        ([], {"not_before": YESTERDAY - datetime.timedelta(days=1), "not_after": YESTERDAY}, True, "expired"),
+        ([], {"not_before": YESTERDAY - dt.timedelta(days=1), "not_after": YESTERDAY}, True, "expired"),
     ],
     ids=["wrong name", "unknown authority", "expired"],
 )

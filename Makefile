@@ -1,0 +1,64 @@
+# The commands of the README. Each works in a fresh clone: `.venv` is made when it is needed.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.PHONY: demo test lint types layers matrix build constraints clean
+
+AIRFLOW := 3.3.2
+PYTHONS := python3 python3.11 python3.12 python3.13 python3.10
+BIN := .venv/bin
+
+# The certificates of the system are those that a company's own mirror is signed with.
+export UV_SYSTEM_CERTS := 1
+
+demo: .venv/ready  ## Airflow runs the example DAG against the simulator
+	@$(BIN)/python demo/run.py
+
+test: lint types layers  ## everything that must hold; the last line is pytest's
+	$(BIN)/coverage run -m pytest | tee .venv/pytest.log
+	$(BIN)/coverage report
+	@tail -n 1 .venv/pytest.log
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/ready
+	$(BIN)/mypy
+
+layers: .venv/ready
+	$(BIN)/lint-imports --no-logo
+
+matrix: .venv/ready  ## the oldest Airflow in full, those between by what they load
+	$(BIN)/nox -s "tests(2.11.2)"
+	$(BIN)/nox -s "tests(3.0.6)" "tests(3.1.8)" "tests(3.2.2)" -- tests/test_provider.py
+
+build: .venv/ready  ## wheel and sdist, checked, in dist/
+	$(BIN)/nox -s build
+
+constraints: .venv/ready  ## write constraints/ anew from what the package index has today
+	$(BIN)/nox -s constraints
+
+clean:
+	rm -rf .venv .nox .demo dist .coverage* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+.venv/ready: pyproject.toml $(wildcard constraints/airflow-$(AIRFLOW)-*.txt)
+	@fits() { "$$1" -c 'import ensurepip, sqlite3, ssl, sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 14))'; }
+	for python in $(BIN)/python $(PYTHONS) "$$(pyenv root 2>/dev/null)"/versions/3.1[0-3].*/bin/python; do
+	  if fits "$$python" &>/dev/null; then break; fi
+	  python=
+	done
+	if [ -z "$$python" ]; then echo "Python 3.10 to 3.13 with venv is needed, and none was found." >&2; exit 1; fi
+	pins=constraints/airflow-$(AIRFLOW)-py$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt
+	what="-q -c $$pins -e . --group test --group check"
+	echo "Installing Airflow $(AIRFLOW) and the package into .venv, with $$pins"
+	if [ "$$python" != $(BIN)/python ]; then "$$python" -m venv --clear .venv; fi
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c $$pins uv
+	# Where uv finds no way to the package index, pip may: it has settings of its own.
+	$(BIN)/uv pip install --python $(BIN)/python $$what || {
+	  $(BIN)/python -m pip install -q --upgrade pip
+	  $(BIN)/python -m pip install $$what
+	}
+	touch $@
+
+.ONESHELL: .venv/ready

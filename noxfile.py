@@ -1,0 +1,112 @@
+"""The checks, each in an environment of its own; and the one table of Airflow lines that they run on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import nox
+
+MATRIX = {"2.11.2": "3.10", "3.0.6": "3.12", "3.1.8": "3.13", "3.2.2": "3.12", "3.3.2": "3.11"}
+MAIN = "3.3.2"
+PYTHONS_OF_MAIN = ("3.10", "3.11", "3.12", "3.13")
+
+os.environ.setdefault("UV_SYSTEM_CERTS", "1")
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.error_on_missing_interpreters = True
+nox.options.sessions = ["lint", "types", "layers", "tests"]
+
+
+def interpreter(version: str) -> str:
+    """Return a Python that runs: the one of this name, or one of pyenv's, which its shims may refuse to start."""
+    name = f"python{version}"
+    if (
+        shutil.which(name)
+        and subprocess.run([name, "-c", ""], capture_output=True, check=False).returncode == 0
+    ):
+        return name
+    if pyenv := shutil.which("pyenv"):
+        told = subprocess.run([pyenv, "root"], capture_output=True, text=True, check=True).stdout.strip()
+        for root in (Path(told), Path(pyenv).resolve().parent.parent):
+            for path in sorted(root.glob(f"versions/{version}.*/bin/python")):
+                return str(path)
+    return version
+
+
+def pins(airflow: str, python: str) -> str:
+    """Return the file of pins of a line."""
+    return f"constraints/airflow-{airflow}-py{python}.txt"
+
+
+def install(session: nox.Session, *groups: str, airflow: str = MAIN) -> None:
+    """Install the package, editable, and groups of tools, all as pinned."""
+    wanted = [word for group in groups for word in ("--group", group)]
+    session.install("-c", pins(airflow, MATRIX[airflow]), "-e", ".", *wanted)
+
+
+@nox.session(python=interpreter(MATRIX[MAIN]))
+def lint(session: nox.Session) -> None:
+    """Check style and format."""
+    install(session, "check")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session(python=interpreter(MATRIX[MAIN]))
+def types(session: nox.Session) -> None:
+    """Check types."""
+    install(session, "check", "test")
+    session.run("mypy")
+
+
+@nox.session(python=interpreter(MATRIX[MAIN]))
+def layers(session: nox.Session) -> None:
+    """Check that imports point downwards."""
+    install(session, "check")
+    session.run("lint-imports", "--no-logo")
+
+
+@nox.session
+@nox.parametrize(
+    ("python", "airflow"),
+    [(interpreter(python), airflow) for airflow, python in MATRIX.items()],
+    ids=list(MATRIX),
+)
+def tests(session: nox.Session, airflow: str) -> None:
+    """Run the suite, or the tests named after ``--``, on one line of Airflow."""
+    install(session, "test", airflow=airflow)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python=interpreter(MATRIX[MAIN]))
+def build(session: nox.Session) -> None:
+    """Build wheel and sdist into ``dist/`` and check them."""
+    session.install("-c", pins(MAIN, MATRIX[MAIN]), "build", "check-wheel-contents", "twine")
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run("python", "-m", "build", silent=True)
+    files = sorted(str(path) for path in Path("dist").iterdir())
+    session.run("twine", "check", "--strict", *files)
+    session.run("check-wheel-contents", *(path for path in files if path.endswith(".whl")))
+
+
+@nox.session(python=interpreter(MATRIX[MAIN]))
+def constraints(session: nox.Session) -> None:
+    """Write a file of pins for each line: the newest releases that go together, as names and versions only."""
+    session.install("uv")
+    lines = {(airflow, python): ["test"] for airflow, python in MATRIX.items() if airflow != MAIN}
+    lines |= {(MAIN, python): ["test", "check"] for python in PYTHONS_OF_MAIN}
+    Path("constraints").mkdir(exist_ok=True)
+    for (airflow, python), groups in lines.items():
+        with tempfile.TemporaryDirectory() as folder:
+            line = Path(folder, "line.txt")
+            line.write_text(f"apache-airflow=={airflow}\n", encoding="utf-8")
+            session.run(
+                *("uv", "pip", "compile", "--quiet", "pyproject.toml", "--constraints", str(line)),
+                *(word for group in groups for word in ("--group", group)),
+                *("--python-version", python, "--upgrade", "--no-header", "--no-annotate"),
+                *("--no-emit-index-url", "--no-emit-find-links", "--output-file", pins(airflow, python)),
+            )
