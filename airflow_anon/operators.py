@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_anon.hooks import AnonHook
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -29,7 +27,7 @@ class AnonWorkflowRunOperator(BaseOperator):
     ui_color = "#e6f1f2"
 
     def __init__(
-        self, *, workflow_run_id: str, anon_conn_id: str = AnonHook.default_conn_name, **kwargs: Any
+        self, *, workflow_run_id: str, anon_conn_id: str = "anon_default", **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.workflow_run_id = workflow_run_id
@@ -37,6 +35,8 @@ class AnonWorkflowRunOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Fetch the run and return its JSON."""
+        from airflow_anon.hooks import AnonHook
+
         with AnonHook(self.anon_conn_id) as hook:
             run = hook.get_workflow_run(self.workflow_run_id)
         self.log.info("Workflow run %s is %s.", run.id, run.status)

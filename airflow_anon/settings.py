@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from base64 import b64encode
@@ -228,6 +227,8 @@ def _cautions(fields: _Fields, base_url: str, credential: Mapping[str, str]) -> 
             "where anyone on the way can read it: use https."
         )
     for name in sorted(fields.values.keys() - set(EXTRAS)):
+        import difflib
+
         close = difflib.get_close_matches(name, EXTRAS, n=1)
         hint = f" Was {close[0]!r} meant?" if close else ""
         cautions.append(f"Connection {fields.conn_id!r}: extra has an unknown field {name!r}, ignored.{hint}")

@@ -56,20 +56,21 @@ def _template_for_output(output: XComArg) -> str | None:
 
 def _is_for_triggerer(template: str) -> bool:
     from jinja2 import Environment, TemplateError, meta, nodes
-    from jinja2.filters import FILTERS
 
+    environment = Environment(autoescape=True)
+    environment.filters.update(dict.fromkeys(AIRFLOW_FILTERS, str))
     try:
-        parsed = Environment(autoescape=True).parse(template)
-    except TemplateError:
+        parsed = environment.parse(template)
+        used = meta.find_undeclared_variables(parsed)
+    except TemplateError:  # a filter of the DAG's own among others
         return False
     owners: list[Any] = [call.node for call in parsed.find_all(nodes.Call) if _names_its_map_index(call)]
     owners += [get for get in parsed.find_all(nodes.Getattr) if get.attr in FACTS.get(_name(get.node), ())]
     fine = {id(owner.node) for owner in owners}
-    used = {item.name for item in parsed.find_all(nodes.Filter)}
     return (
-        meta.find_undeclared_variables(parsed) <= ROOTS_FOR_TRIGGERER
+        used <= ROOTS_FOR_TRIGGERER
         and all(id(item) in fine for item in parsed.find_all(nodes.Name) if item.name in FACTS)
-        and used <= FILTERS.keys() | AIRFLOW_FILTERS
+        and not any(meta.find_referenced_templates(parsed))
     )
 
 

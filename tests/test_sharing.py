@@ -46,7 +46,9 @@ class Reader:
         await asyncio.sleep(self.delay)
         if self.error:
             raise self.error
-        return Endpoint.from_connection("anon_default", host=self.host, password=self.password, extra=json.dumps(self.extra))
+        return Endpoint.from_connection(
+            "anon_default", host=self.host, password=self.password, extra=json.dumps(self.extra)
+        )
 
 
 @pytest.fixture
@@ -440,6 +442,8 @@ def test_connections_are_opened_up_to_the_limit_while_answers_are_slow(simulator
             slow = await looks(client, run_ids)
             widest = simulator.connections
             quick = await looks(client, run_ids)
+            for run_id in run_ids[:20]:
+                await client.send(Request(path_of(run_id)))
             return slow + quick, widest, client._gate.width
 
     replies, connections, width = carried_out(main())
@@ -507,7 +511,9 @@ def test_one_wait_that_is_asked_to_pause_stops_all(simulator, read):
     assert simulator.requests == 1
     assert {reply.status for reply in replies} == {429}
     assert {int(reply.headers["Retry-After"]) for reply in replies} <= {29, 30}
-    assert [run_id for run_id, reply in zip(run_ids, replies, strict=True) if run_id in reply.target] == run_ids
+    assert [
+        run_id for run_id, reply in zip(run_ids, replies, strict=True) if run_id in reply.target
+    ] == run_ids
 
 
 def test_after_a_pause_one_request_at_a_time_finds_out(simulator, read):
@@ -713,7 +719,7 @@ def test_a_server_that_hangs_keeps_no_more_than_the_limit_busy(monkeypatch):
         asked = len(server.asked)
 
     assert {reply.reason for reply in replies} == {"timed out"}
-    assert asked <= 20
+    assert asked < 20 + sharing.FAILURES_OF_AN_OUTAGE
 
 
 # A connection that changes

@@ -1,0 +1,550 @@
+"""The wait in the triggerer: one event, nothing left behind, and resumed as it should be."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import time
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowException, AirflowSkipException, TaskDeferred
+from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
+from airflow.triggers.base import TriggerEvent
+from carry_out import TaskInstance, TaskInstance3, anon_api
+from core import RUN_ID
+
+import airflow_anon
+from airflow_anon import hooks, outcomes, protocol
+from airflow_anon.exceptions import AnonConfigurationError, AnonUnavailableError
+from airflow_anon.handoff import Return
+from airflow_anon.runs import WorkflowRun
+from airflow_anon.sensors import AnonWorkflowRunSensor
+from airflow_anon.sharing import CLIENTS
+from airflow_anon.simulator import Simulator
+from airflow_anon.triggers import AnonWorkflowRunTrigger
+
+pytestmark = [
+    pytest.mark.filterwarnings("error::ResourceWarning"),
+    pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning"),
+]
+STORED = sorted((Path(__file__).parent / "stored").iterdir())
+STORED_AT = 1_750_000_000.0
+
+
+@pytest.fixture
+def simulator(monkeypatch):
+    monkeypatch.setattr(protocol, "SHORTEST_PAUSE", 0.01)
+    monkeypatch.setattr(protocol, "FIRST_LOOK_DELAYS", (0.01,))
+    with Simulator(token="let-me-in") as simulator:
+        monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection())
+        yield simulator
+
+
+@pytest.fixture
+def api(monkeypatch):
+    with anon_api(monkeypatch) as (simulator, clock):
+        yield simulator, clock
+
+
+@pytest.fixture
+def lookups(monkeypatch):
+    """The connections that are looked up in the triggerer, each with some latency."""
+    looked_up = []
+    real = hooks.get_async_connection
+
+    async def get_async_connection(conn_id, **options):
+        looked_up.append(conn_id)
+        await asyncio.sleep(0.03)
+        return await real(conn_id, **options)
+
+    monkeypatch.setattr(hooks, "get_async_connection", get_async_connection)
+    return looked_up
+
+
+def trigger_for(run_id, **arguments):
+    return AnonWorkflowRunTrigger(**{"workflow_run_id": run_id, "poke_interval": 0.02, **arguments})
+
+
+async def events_of(trigger):
+    return [event async for event in trigger.run()]
+
+
+def carried_out(main):
+    """Run *main*, and see that nothing of it is left."""
+
+    async def checked():
+        result = await main
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert not CLIENTS.get(asyncio.get_running_loop())
+        return result
+
+    result = asyncio.run(checked())
+    gc.collect()
+    return result
+
+
+async def cancelled(task):
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0.002)
+
+
+def outcome_of(event):
+    return json.loads(json.dumps(event.payload))["outcome"]
+
+
+# The wait
+
+
+def test_a_wait_fires_one_event_and_only_at_its_end(simulator):
+    run_id = simulator.create_run(
+        "PENDING 2 looks, IN_PROGRESS 2 looks, AWAITING_USER_INPUT 1 looks, IN_PROGRESS 1 looks, COMPLETED"
+    )
+
+    events = carried_out(events_of(trigger_for(run_id)))
+
+    assert [type(event) for event in events] == [TriggerEvent]
+    assert outcome_of(events[0]) == "over"
+    assert events[0].payload["run"] == simulator.run(run_id)
+    assert simulator.requests == 7
+
+
+@pytest.mark.parametrize(
+    ("script", "faults", "outcome"),
+    [
+        ("FAILED", None, "over"),
+        ("ENDED:CANCELLED", None, "over"),
+        ("COMPLETED", "410", "error"),
+        ("COMPLETED", "401", "error"),
+        ("COMPLETED", "503, reset, garbage", "over"),
+    ],
+)
+def test_every_end_is_one_event_and_leaves_nothing(simulator, script, faults, outcome):
+    run_id = simulator.create_run(script)
+    if faults:
+        simulator.add_faults(faults)
+
+    events = carried_out(events_of(trigger_for(run_id)))
+
+    assert [outcome_of(event) for event in events] == [outcome]
+
+
+def test_an_event_that_is_never_followed_leaves_nothing(simulator):
+    async def first_event():
+        events = trigger_for(simulator.create_run("COMPLETED")).run()
+        event = await anext(events)
+        await events.aclose()
+        return event
+
+    assert outcome_of(carried_out(first_event())) == "over"
+
+
+def test_a_wait_that_is_never_begun_leaves_nothing():
+    async def never_begun():
+        await trigger_for(RUN_ID).run().aclose()
+
+    carried_out(never_begun())
+
+
+def test_many_waits_look_the_connection_up_once(simulator, lookups):
+    run_ids = [simulator.create_run("PENDING 2 looks, COMPLETED") for _ in range(200)]
+
+    async def main():
+        return await asyncio.gather(*(events_of(trigger_for(run_id)) for run_id in run_ids))
+
+    events = carried_out(main())
+
+    assert {outcome_of(event) for (event,) in events} == {"over"}
+    assert lookups == ["anon_default"]
+    assert simulator.requests == 600
+    assert simulator.connections <= 20
+
+
+def test_a_thousand_waits_that_begin_at_once_do_not_block_the_loop(simulator):
+    run_ids = [simulator.create_run("COMPLETED") for _ in range(1000)]
+    worst = 0.0
+
+    async def beat():
+        nonlocal worst
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(0.01)
+            worst = max(worst, time.perf_counter() - before - 0.01)
+
+    async def main():
+        await events_of(trigger_for(run_ids[0]))
+        heart = asyncio.create_task(beat())
+        await asyncio.gather(*(events_of(trigger_for(run_id)) for run_id in run_ids))
+        await cancelled(heart)
+
+    carried_out(main())
+
+    assert worst < 0.5
+
+
+def test_what_a_connection_says_is_read_without_blocking_the_loop(simulator, monkeypatch):
+    real = hooks.get_async_connection
+
+    def refuse(*_):
+        raise AssertionError("this masks secrets, which blocks the loop")
+
+    async def get_async_connection(conn_id, **options):
+        connection = await real(conn_id, **options)
+        monkeypatch.setattr(type(connection), "extra_dejson", property(refuse))
+        monkeypatch.setattr(type(connection), "get_uri", refuse)
+        return connection
+
+    monkeypatch.setattr(hooks, "get_async_connection", get_async_connection)
+
+    events = carried_out(events_of(trigger_for(simulator.create_run("COMPLETED"))))
+
+    assert [outcome_of(event) for event in events] == ["over"]
+
+
+# Moving house
+
+
+@pytest.mark.parametrize("moment", ["connecting", "asking", "sleeping"])
+def test_a_wait_that_is_cancelled_goes_on_elsewhere_and_only_ever_asks(simulator, lookups, moment, capfd):
+    run_id = simulator.create_run("IN_PROGRESS 2 looks, COMPLETED")
+    if moment == "asking":
+        simulator.add_faults("slow 2s")
+    path, kwargs = trigger_for(run_id, poke_interval=60.0 if moment == "sleeping" else 0.02).serialize()
+    is_there = {
+        "connecting": lambda: lookups,
+        "asking": lambda: simulator.requests,
+        "sleeping": lambda: simulator.requests,
+    }[moment]
+
+    async def begin():
+        task = asyncio.create_task(events_of(AnonWorkflowRunTrigger(**kwargs)))
+        await until(is_there)
+        await asyncio.sleep(0.02)
+        await cancelled(task)
+
+    carried_out(begin())
+    module, _, name = path.rpartition(".")
+    again = getattr(import_module(module), name)(**{**json.loads(json.dumps(kwargs)), "poke_interval": 0.02})
+    events = carried_out(events_of(again))
+
+    assert [outcome_of(event) for event in events] == ["over"]
+    assert simulator.requests <= 4
+    assert not [line for line in capfd.readouterr().out.splitlines() if "[" not in line]
+
+
+def test_a_cancelled_wait_harms_no_other(simulator):
+    run_ids = [simulator.create_run("PENDING 3 looks, COMPLETED") for _ in range(30)]
+
+    async def main():
+        tasks = [asyncio.create_task(events_of(trigger_for(run_id))) for run_id in run_ids]
+        for task in tasks[::2]:
+            await asyncio.sleep(0.003)
+            task.cancel()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    results = carried_out(main())
+
+    assert [outcome_of(result[0]) for result in results[1::2]] == ["over"] * 15
+
+
+def test_what_an_old_triggerer_was_to_do_long_ago_is_done_at_once(api):
+    simulator, clock = api
+    run_id = simulator.create_run("COMPLETED")
+    now = time.time()
+    trigger = trigger_for(
+        run_id, started_at=now - 9000, next_look_at=now - 5000, seen_at=now - 5060, last_status="PENDING"
+    )
+
+    events = carried_out(events_of(trigger))
+
+    assert outcome_of(events[0]) == "over"
+    assert clock.slept == []
+
+
+def test_the_time_in_which_nobody_looked_is_no_outage(api):
+    simulator, _ = api
+    run_id = simulator.create_run("IN_PROGRESS 100s, COMPLETED")
+    simulator.add_faults("503 x2", run_id)
+    now = time.time()
+    trigger = trigger_for(
+        run_id,
+        poke_interval=60.0,
+        started_at=now - 9000,
+        next_look_at=now - 5000,
+        seen_at=now - 5060,
+        last_status="PENDING",
+    )
+
+    events = carried_out(events_of(trigger))
+
+    assert outcome_of(events[0]) == "over"
+
+
+def test_a_wait_looks_when_its_next_look_is_due(api):
+    simulator, clock = api
+    now = time.time()
+
+    carried_out(
+        events_of(
+            trigger_for(simulator.create_run("COMPLETED"), started_at=now, next_look_at=now + 33, seen_at=now)
+        )
+    )
+
+    assert clock.slept[0] == pytest.approx(33, abs=1)
+
+
+def test_arguments_of_a_later_version_are_passed_over_with_a_warning(simulator, caplog, capsys):
+    trigger = trigger_for(simulator.create_run("COMPLETED"), colour="blue", size=7)
+
+    told = caplog.text + capsys.readouterr().out
+    assert "['colour', 'size']" in told
+    assert "colour" not in trigger.serialize()[1]
+    assert [outcome_of(event) for event in carried_out(events_of(trigger))] == ["over"]
+
+
+def test_a_trigger_is_asked_to_tidy_up_in_vain(simulator):
+    trigger = trigger_for(simulator.create_run("COMPLETED"))
+
+    async def tidy_up():
+        for name in ("cleanup", "on_kill"):
+            if hasattr(trigger, name):
+                await getattr(trigger, name)()
+
+    carried_out(tidy_up())
+
+    assert simulator.requests == 0
+    assert RUN_ID not in repr(trigger) or simulator.token not in repr(trigger)
+
+
+# What the triggerer cannot do
+
+
+def test_a_connection_that_is_missing_in_the_triggerer_may_appear(simulator, monkeypatch):
+    run_id = simulator.create_run("COMPLETED")
+    monkeypatch.delenv("AIRFLOW_CONN_ANON_DEFAULT")
+
+    async def main():
+        waiting = asyncio.create_task(events_of(trigger_for(run_id)))
+        await asyncio.sleep(0.05)
+        monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection())
+        return await waiting
+
+    assert [outcome_of(event) for event in carried_out(main())] == ["over"]
+
+
+def test_a_connection_that_stays_missing_is_told_as_the_triggerers_trouble(api, monkeypatch):
+    _, clock = api
+    monkeypatch.delenv("AIRFLOW_CONN_ANON_DEFAULT")
+    now = time.time()
+    trigger = trigger_for(RUN_ID, poke_interval=30.0, started_at=now, seen_at=now, outage_tolerance=300.0)
+
+    (event,) = carried_out(events_of(trigger))
+
+    error = event.payload["error"]
+    assert error["kind"] == AnonUnavailableError.__name__
+    assert "'anon_default'" in error["message"]
+    assert "the triggerer" in error["message"]
+    assert "unknown" in error["message"]
+    assert error["retryable"] is True
+    assert 290 <= clock.offset <= 400
+
+
+def test_a_setting_that_makes_no_sense_ends_the_wait_at_once(api, monkeypatch):
+    simulator, clock = api
+    monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection(timeout=0))
+
+    (event,) = carried_out(events_of(trigger_for(RUN_ID)))
+
+    assert event.payload["error"]["kind"] == AnonConfigurationError.__name__
+    assert event.payload["error"]["field"] == "timeout"
+    assert (simulator.requests, clock.slept) == (0, [])
+
+
+def test_a_fault_of_our_own_is_not_taken_for_the_apis(simulator, monkeypatch):
+    def break_down(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("airflow_anon.protocol.judge", break_down)
+
+    with pytest.raises(ZeroDivisionError):
+        carried_out(events_of(trigger_for(simulator.create_run("COMPLETED"))))
+
+
+# After a trigger that broke off
+
+
+def context_of(clock, started=0.0, **attributes):
+    kind = TaskInstance3 if AIRFLOW_V_3_0_PLUS else TaskInstance
+    instance = kind(clock, None, start_date=clock.utcnow())
+    clock.sleep(started)
+    return {"ti": instance, "task_instance": instance}
+
+
+def resume_failed(context, run_id, error="Trigger timeout", **options):
+    sensor = AnonWorkflowRunSensor(
+        task_id="wait", workflow_run_id=run_id, deferrable=True, timeout=600, **options
+    )
+    return sensor.resume_execution("__fail__", {"error": error, "traceback": None}, context)
+
+
+@pytest.mark.parametrize("error", ["Trigger timeout", "Trigger failure"])
+def test_a_run_that_ended_while_its_trigger_was_lost_passes(api, error):
+    simulator, clock = api
+    run_id = simulator.create_run("COMPLETED")
+
+    assert resume_failed(context_of(clock, 700), run_id, error) == simulator.run(run_id)
+    assert simulator.requests == 1
+
+
+def test_a_run_that_failed_while_its_trigger_was_lost_fails(api):
+    simulator, clock = api
+
+    with pytest.raises(outcomes.AnonWorkflowRunFailedError):
+        resume_failed(context_of(clock, 700), simulator.create_run("FAILED"))
+
+
+def test_a_wait_whose_trigger_did_not_run_in_time_has_timed_out(api):
+    simulator, clock = api
+
+    with pytest.raises(outcomes.AnonWaitTimeoutError, match="timeout is 10 min"):
+        resume_failed(context_of(clock, 700), simulator.create_run("PENDING"))
+
+
+def test_a_wait_whose_trigger_did_not_run_in_time_is_skipped_with_soft_fail(api):
+    simulator, clock = api
+    sensor = AnonWorkflowRunSensor(
+        task_id="wait",
+        workflow_run_id=simulator.create_run("PENDING"),
+        timeout=600,
+        soft_fail=True,
+    )
+    context = context_of(clock, 700)
+
+    # Airflow 2.11 and 3.0 leave it to the one who resumes a task to turn this into a skip.
+    with pytest.raises((AirflowSkipException, outcomes.AnonWaitTimeoutError)) as caught:
+        sensor.resume_execution("__fail__", {"error": "Trigger timeout"}, context)
+    assert isinstance(caught.value, AirflowException)
+
+
+@pytest.mark.parametrize("soft_fail", [False, True])
+def test_a_trigger_that_broke_down_is_an_error_that_nothing_hides(api, soft_fail):
+    simulator, clock = api
+
+    with pytest.raises(AnonUnavailableError, match="broke off in the triggerer") as caught:
+        resume_failed(
+            context_of(clock, 60), simulator.create_run("PENDING"), "Trigger failure", soft_fail=soft_fail
+        )
+
+    assert caught.value.retryable
+    assert caught.value.last_status == "PENDING"
+
+
+def test_a_trigger_that_broke_down_during_an_outage_is_told_without_delay(api):
+    simulator, clock = api
+    simulator.start_outage("503")
+    context = context_of(clock, 60)
+    before = clock.offset
+
+    with pytest.raises(AnonUnavailableError):
+        resume_failed(context, RUN_ID, "Trigger failure")
+
+    assert clock.offset - before < 1
+
+
+# Kept for ever
+
+
+def stored(name):
+    return [
+        pytest.param(case, id=f"{release.name} {key}")
+        for release in STORED
+        for key, case in json.loads((release / f"{name}.json").read_text(encoding="utf-8")).items()
+    ]
+
+
+def case_of(parameters):
+    return parameters.values[0]
+
+
+@pytest.fixture
+def stored_time(api):
+    simulator, clock = api
+    real_time, began = clock.real_time, clock.real_time()
+    clock.real_time = lambda: STORED_AT + 30 + real_time() - began
+    return simulator, clock
+
+
+def resume(event, context):
+    sensor = AnonWorkflowRunSensor(
+        task_id="wait", workflow_run_id=RUN_ID, deferrable=True, user_input_timeout=864000
+    )
+    return sensor.resume_execution("execute_complete", {"event": json.loads(json.dumps(event))}, context)
+
+
+@pytest.mark.parametrize(
+    "script", ["IN_PROGRESS 100s, COMPLETED", "AWAITING_USER_INPUT (approve) 100s, COMPLETED"]
+)
+@pytest.mark.parametrize("case", stored("triggers"))
+def test_a_wait_that_an_earlier_release_began_ends_as_it_should(stored_time, case, script):
+    simulator, clock = stored_time
+    simulator.create_run(script, RUN_ID)
+    module, _, name = case["trigger"].rpartition(".")
+    kwargs, result = case["arguments"], None
+
+    for _ in range(3):
+        trigger = getattr(import_module(module), name)(**kwargs)
+        (event,) = carried_out(events_of(trigger))
+        if getattr(event, "xcoms", None):
+            result = event.xcoms["return_value"]
+            break
+        try:
+            result = resume(event.payload, context_of(clock))
+            break
+        except TaskDeferred as deferred:
+            kwargs = deferred.trigger.serialize()[1]
+
+    assert result == simulator.run(RUN_ID)
+
+
+@pytest.mark.parametrize("case", stored("events"))
+def test_an_event_that_an_earlier_release_fired_is_understood(stored_time, case):
+    simulator, clock = stored_time
+    event, then = case["event"], case["then"]
+    if then == "passes":
+        assert resume(event, context_of(clock)) == event["run"]
+        return
+
+    with pytest.raises(BaseException) as caught:
+        resume(event, context_of(clock))
+    assert type(caught.value).__name__ == then
+
+
+@pytest.mark.parametrize("case", stored("xcom"))
+def test_an_xcom_that_an_earlier_release_left_is_a_run(case):
+    assert WorkflowRun.from_payload(case).to_payload() == case
+
+
+def test_this_release_has_stored_what_it_leaves():
+    assert airflow_anon.__version__.rpartition(".")[0] in {
+        release.name.rpartition(".")[0] for release in STORED
+    }
+
+
+def test_what_an_earlier_release_stored_is_still_known():
+    event = Return(protocol.Plan(RUN_ID), protocol.Memory()).to_event()
+    _, arguments = AnonWorkflowRunTrigger(workflow_run_id=RUN_ID).serialize()
+
+    for case in map(case_of, stored("events")):
+        assert case["event"].keys() <= event.keys()
+        assert case["event"]["memory"].keys() <= event["memory"].keys()
+    for case in map(case_of, stored("triggers")):
+        assert case["arguments"].keys() <= arguments.keys()
