@@ -75,7 +75,7 @@ def conclude(run: WorkflowRun) -> dict[str, Any]:
         raise AnonUnknownStatusError(
             f"{text}, and for a newer version of the package.", workflow_run_id=run.id, last_status=str(run.status)
         )
-    raise AssertionError(f"{run.id} is not over: {where}")
+    raise AssertionError(f"{run.id} is not over: {where}")  # pragma: no cover  nobody concludes it
 
 
 def timed_out(plan: Plan, memory: Memory, look: Look) -> AnonWaitTimeoutError:

@@ -45,6 +45,7 @@ class Gate:
     def __init__(self) -> None:
         self.widest = self.width = FIRST_WIDTH
         self.gap = self.next_at = 0.0
+        self.widened_at = -math.inf
         self.under_way = 0
         self.started = 0
         self.line: deque[tuple[asyncio.Future[None], float]] = deque()
@@ -104,16 +105,25 @@ class Gate:
             if waiter.done():
                 self.line.popleft()
                 continue
-            if self.under_way >= self.width < self.widest and now - since > LONGEST_IN_QUEUE:
-                self.width += 1
+            if now - since > LONGEST_IN_QUEUE:
+                self._widen(now)
             if not self._is_open(now):
                 break
             self.line.popleft()
             self._start(loop)
             waiter.set_result(None)
         if self.line and self.turn is None:
-            pause = max(self.next_at - now, 0.0) or LONGEST_IN_QUEUE
+            pause = max(self.next_at - now, 0.0) or LONGEST_IN_QUEUE / self.width
             self.timer = loop.call_later(pause, self._take_turn, loop)
+
+    def _widen(self, now: float) -> None:
+        # Step by step, not at once: more connections do not help where it is not the API that is slow.
+        if (
+            self.under_way >= self.width < self.widest
+            and now - self.widened_at > LONGEST_IN_QUEUE / self.width
+        ):
+            self.width += 1
+            self.widened_at = now
 
 
 class Quiet:

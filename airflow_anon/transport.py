@@ -396,7 +396,7 @@ def _carry_out(client: Client, step: Step, tell: Callable[[News], None], renew: 
         return renew()
     if isinstance(step, Sleep):
         time.sleep(step.seconds + random.uniform(0.0, step.spread))  # noqa: S311  spreads load, hides nothing
-    elif isinstance(step, Tell):
+    else:
         for news in step.news:
             tell(news)
     return None
@@ -526,14 +526,14 @@ async def _asend(client: Sender, request: Request, *, patient: bool) -> Response
 
 
 async def _acarry_out(
-    client: Sender, step: Step, tell: Callable[[News], None], used: Endpoint | None
+    client: Sender, step: Renew | Sleep | Tell, tell: Callable[[News], None], used: Endpoint | None
 ) -> bool | None:
     if isinstance(step, Renew):
         await client.renew()
         return client.endpoint is not used
     if isinstance(step, Sleep):
         await asleep(step.seconds + random.uniform(0.0, step.spread))  # noqa: S311
-    elif isinstance(step, Tell):
+    else:
         for news in step.news:
             tell(news)
     return None

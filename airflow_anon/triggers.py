@@ -102,7 +102,7 @@ class AnonWorkflowRunTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and fire one event: what was seen last, or the error that ended the wait."""
         now = time.time()
-        handoff = Handoff.from_kwargs(now, {**self.serialize()[1], **self._limits()})
+        handoff = Handoff.from_kwargs(now, vars(self) | self._limits())
         plan, memory = handoff.plan, handoff.memory
         conversation = wait_for_run(
             plan, memory, delay=handoff.next_look_at - now, stop_to_ask_user=handoff.asks_user

@@ -137,16 +137,27 @@ class Store:
 
 
 def carry_out(
-    make_task: Callable[[], Any], clock: MovingTime, *, context: dict[str, Any] | None = None
+    make_task: Callable[[], Any],
+    clock: MovingTime,
+    *,
+    keeps: bool = AIRFLOW_V_3_3_PLUS,
+    context: dict[str, Any] | None = None,
 ) -> Story:
-    """Run a task to its end and tell what became of it."""
+    """
+    Run a task to its end and tell what became of it.
+
+    :param keeps: whether Airflow keeps something for the task between two starts on a worker.
+    """
     story = Story()
     kind = TaskInstance3 if AIRFLOW_V_3_0_PLUS else TaskInstance
     ti = kind(clock, None, start_date=clock.utcnow())
     context = {"ti": ti, "task_instance": ti, **(context or {})}
-    if AIRFLOW_V_3_3_PLUS:
+    if keeps:
         context["task_state_store"] = Store()
-    resume: Callable[[Any], Any] = lambda task: task.execute(context)
+
+    def resume(task: Any) -> Any:
+        return task.execute(context)
+
     with _log_lines(story):
         _run(make_task, clock, story, ti, context, resume)
     return story

@@ -492,7 +492,7 @@ def test_a_thousand_looks_due_at_once_do_not_block_the_loop(simulator, read):
             return await longest_block(looks(client, run_ids))
 
     assert carried_out(main()) < 0.25
-    assert simulator.connections <= 20
+    assert simulator.connections <= 2 * sharing.FIRST_WIDTH
 
 
 # Pauses
@@ -661,7 +661,7 @@ def test_a_thousand_waits_get_through_a_minute_of_throttling_with_hardly_a_reque
 
     assert during <= 40
     assert simulator.requests <= 1.2 * 1000
-    assert simulator.connections <= sharing.FIRST_WIDTH
+    assert simulator.connections <= 2 * sharing.FIRST_WIDTH
 
 
 @pytest.mark.parametrize("kind", ["503", "refused"])
@@ -763,6 +763,22 @@ def test_a_connection_that_cannot_be_read_again_stays_as_it_was(simulator, read)
             return await client.send(Request(path_of(run_id)))
 
     assert carried_out(main()).status == 200
+
+
+def test_a_connection_that_says_the_same_keeps_its_client(simulator, read):
+    run_id = simulator.create_run("PENDING")
+
+    async def main():
+        async with joined(read) as client:
+            await client.send(Request(path_of(run_id)))
+            before = client.endpoint
+            client._read_at -= sharing.RENEW_AT_MOST_EVERY
+            await client.renew()
+            await client.send(Request(path_of(run_id)))
+            return client.endpoint is before
+
+    assert carried_out(main()) is True
+    assert (read.reads, simulator.connections) == (2, 1)
 
 
 def test_a_request_that_a_new_connection_cuts_off_is_sent_again(simulator, read):

@@ -12,14 +12,12 @@ from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, A
 from carry_out import TaskInstance, TaskInstance3, anon_api, carry_out
 from core import RUN_ID
 
+from airflow_anon import shortcuts
 from airflow_anon.sensors import AnonWorkflowRunSensor
 from airflow_anon.shortcuts import template_for_triggerer
 
 only_new = pytest.mark.skipif(
     not AIRFLOW_V_3_3_PLUS, reason="Airflow 3.3 and later can start a task in the triggerer"
-)
-only_old = pytest.mark.skipif(
-    AIRFLOW_V_3_3_PLUS, reason="Airflow before 3.3 cannot start a task in the triggerer"
 )
 START = datetime(2025, 1, 1, tzinfo=timezone.utc)
 
@@ -164,11 +162,11 @@ def test_outputs_that_take_a_worker_to_find_are_left_to_it(dag):
 # Where a sensor starts
 
 
-@only_old
 @pytest.mark.parametrize(
     "said_of", ["starts on a worker, not in the triggerer", "ends on a worker, not in the triggerer"]
 )
-def test_an_older_airflow_starts_and_ends_on_a_worker_and_says_so_once(api, said, said_of):
+def test_an_older_airflow_starts_and_ends_on_a_worker_and_says_so_once(api, said, said_of, monkeypatch):
+    monkeypatch.setattr(shortcuts, "AIRFLOW_V_3_3_PLUS", False)
     simulator, clock = api
     run_id = simulator.create_run("PENDING 40s, COMPLETED")
 

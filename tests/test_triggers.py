@@ -517,7 +517,7 @@ def test_a_wait_that_an_earlier_release_began_ends_as_it_should(stored_time, cas
 
 @pytest.mark.parametrize("case", stored("events"))
 def test_an_event_that_an_earlier_release_fired_is_understood(stored_time, case):
-    simulator, clock = stored_time
+    _, clock = stored_time
     event, then = case["event"], case["then"]
     if then == "passes":
         assert resume(event, context_of(clock)) == event["run"]
