@@ -171,12 +171,7 @@ def _run(
     context: dict[str, Any],
     resume: Callable[[Any], Any],
 ) -> None:
-    task = make_task()
-    if getattr(task, "start_from_trigger", False):
-        args = task.start_trigger_args
-        limit = clock.utcnow() + args.timeout
-        next_kwargs = _run_trigger(args.trigger_cls, args.trigger_kwargs, limit, story, timeout_after=limit)
-        resume = _resumption(args.next_method, next_kwargs, context)
+    resume = _start_without_worker(make_task(), clock, story, context) or resume
     while not story.state:
         task = ti.task = context["task"] = make_task()
         story.starts += 1
@@ -197,6 +192,17 @@ def _run(
             story.state, story.error = "failed", error
         except Exception as error:  # noqa: BLE001
             story.state, story.error = "up_for_retry", error
+
+
+def _start_without_worker(
+    task: Any, clock: MovingTime, story: Story, context: dict[str, Any]
+) -> Callable[[Any], Any] | None:
+    if not getattr(task, "start_from_trigger", False):
+        return None
+    args = task.start_trigger_args
+    limit = clock.utcnow() + args.timeout
+    next_kwargs = _run_trigger(args.trigger_cls, args.trigger_kwargs, limit, story, timeout_after=limit)
+    return _resumption(args.next_method, next_kwargs, context)
 
 
 class _Lines(logging.Handler):
@@ -228,7 +234,7 @@ def _reschedule_dates(clock: MovingTime, ti: TaskInstance) -> Iterator[None]:
     with ExitStack() as patches:
         patches.enter_context(mock.patch.object(module.timezone, "utcnow", clock.utcnow))
         if not AIRFLOW_V_3_0_PLUS:
-            patches.enter_context(mock.patch.object(module, "_orig_start_date", lambda **_: ti.first_start))
+            patches.enter_context(mock.patch.object(module, "_orig_start_date", return_value=ti.first_start))
         yield
 
 

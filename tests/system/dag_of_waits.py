@@ -4,15 +4,29 @@ import json
 from datetime import timedelta
 from pathlib import Path
 
-from airflow.sdk import DAG
+from airflow.sdk import DAG, get_current_context, task
 
-SPEC = json.loads(Path(__file__).with_suffix(".json").read_text())
-TEMPLATE = "{{{{ dag_run.conf['ids'][{}] }}}}"
+SPEC = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 
+# A worker reads this file for each task, so it imports what its own waits need and nothing else.
 if SPEC["peer"]:
     from airflow.providers.http.sensors.http import HttpSensor
 else:
     from airflow_anon.sensors import AnonWorkflowRunSensor
+
+
+@task
+def begin(number):
+    """Stand for a task that starts a run and hands its id on."""
+    return get_current_context()["dag_run"].conf["ids"][number]
+
+
+def run_id_for(number):
+    """Return where the id of a run comes from: an upstream task, or the conf of the DAG run."""
+    if SPEC["upstream"]:
+        return begin.override(task_id=f"begin_{number}")(number)
+    return f"{{{{ dag_run.conf['ids'][{number}] }}}}"
+
 
 with DAG(
     SPEC["dag_id"],
@@ -21,10 +35,10 @@ with DAG(
     default_args={"retries": 1, "retry_delay": timedelta(seconds=1), **SPEC["options"]},
 ):
     for task_id, ids in SPEC["mapped"].items():
-        AnonWorkflowRunSensor.partial(task_id=task_id, **SPEC["task_options"].get(task_id, {})).expand(workflow_run_id=ids)
-    for number in range(SPEC["width"]):
+        options = SPEC["task_options"].get(task_id, {})
+        AnonWorkflowRunSensor.partial(task_id=task_id, **options).expand(workflow_run_id=ids)
+    for place in range(SPEC["width"]):
         if SPEC["peer"]:
-            endpoint = "api/v2/workflow-runs/" + TEMPLATE.format(number)
-            HttpSensor(task_id=f"wait_{number}", endpoint=endpoint)
+            HttpSensor(task_id=f"wait_{place}", endpoint=f"api/v2/workflow-runs/{run_id_for(place)}")
         else:
-            AnonWorkflowRunSensor(task_id=f"wait_{number}", workflow_run_id=TEMPLATE.format(number))
+            AnonWorkflowRunSensor(task_id=f"wait_{place}", workflow_run_id=run_id_for(place))

@@ -61,7 +61,7 @@ def _install(place: Path, python: Path) -> None:
         # Where uv finds no way to the package index, pip may: it has settings of its own.
     elif not _succeeds([sys.executable, "-m", "venv", "--clear", str(place)]):
         raise SetupError("No environment can be made: this Python has no venv.")
-    if not _succeeds([str(python), "-m", "pip", "install", "-q", *what]):
+    if not _succeeds([str(python), "-m", "pip", "install", "-qq", *what]):
         raise SetupError(f"Airflow {AIRFLOW} cannot be installed.")
 
 

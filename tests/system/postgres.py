@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg2
-
 from environment import SetupError
 from processes import LOOPBACK, Process, as_user, free_port
 
@@ -52,8 +51,14 @@ class Postgres:
         """Create the data and start the server."""
         _hand_over(self.folder)
         data = self.folder / "data"
-        self._run("initdb", "-D", str(data), "-U", USER, "-A", "trust", "-E", "UTF8", "--no-sync", "--no-locale")
-        settings = {"port": str(self.port), "listen_addresses": LOOPBACK, "unix_socket_directories": ""} | SETTINGS
+        self._run(
+            "initdb", "-D", str(data), "-U", USER, "-A", "trust", "-E", "UTF8", "--no-sync", "--no-locale"
+        )
+        settings = {
+            "port": str(self.port),
+            "listen_addresses": LOOPBACK,
+            "unix_socket_directories": "",
+        } | SETTINGS
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         command = [str(self._programs / "postgres"), "-D", str(data), *options]
         # SIGINT is its fast shutdown: it breaks the connections that are left.
@@ -122,7 +127,9 @@ def find_programs() -> Path:
         _install()
         found = _programs()
     if not found:
-        raise SetupError("PostgreSQL's initdb was not found: install Debian's package postgresql (postgresql-15).")
+        raise SetupError(
+            "PostgreSQL's initdb was not found: install Debian's package postgresql (postgresql-15)."
+        )
     return found
 
 

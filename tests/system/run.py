@@ -29,7 +29,7 @@ def main() -> int:
     """Run the scenarios and return 0 if no wait was told wrong."""
     options = _options()
     try:
-        environment.enter(options.python)
+        environment.enter(options.python.absolute() if options.python else None)
         return _run(options)
     except environment.SetupError as error:
         print(error, file=sys.stderr)
@@ -45,7 +45,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="how often scenario 3 measures")
     parser.add_argument("--python", type=Path, help="the Python of an environment with everything in it")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of the random moments")
-    parser.add_argument("--result", type=Path, default=Path("system-result.json"), help="the JSON file to write")
+    parser.add_argument(
+        "--result", type=Path, default=Path("system-result.json"), help="the JSON file to write"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the logs even if all is well")
     return parser.parse_args()
 
@@ -77,22 +79,25 @@ def _run(options: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _system(options: argparse.Namespace, folder: Path, results: list[dict[str, Any]]) -> Iterator[System]:
-    from airflow_anon.simulator import Simulator
     from postgres import Postgres
     from real_airflow import Airflow
-    from scenarios import System
+    from scenarios import System, copy_package
     from waits import Database, Runs
+
+    from airflow_anon.simulator import Simulator
 
     folder.chmod(0o711)
     homes = [folder / name for name in ("postgres", "airflow")]
     for home in homes:
         home.mkdir()
     with Postgres(homes[0]) as postgres, Simulator(token="let-me-in") as simulator:
-        connections = {
+        copy_package(folder / "package")
+        settings = {
+            "PYTHONPATH": str(folder / "package"),
             "AIRFLOW_CONN_ANON_DEFAULT": simulator.connection(),
             "AIRFLOW_CONN_HTTP_DEFAULT": _http_connection(simulator.port),
         }
-        with Airflow(homes[1], postgres.url, **connections) as airflow:
+        with Airflow(homes[1], postgres.url, **settings) as airflow:
             database = Database(postgres.connect())
             chance = random.Random(options.seed)
             yield System(airflow, database, Runs(simulator), postgres, _scale(options), chance, results)
@@ -111,7 +116,9 @@ def _http_connection(port: int) -> str:
     import json
 
     headers = {"Authorization": "Bearer let-me-in"}
-    return json.dumps({"conn_type": "http", "schema": "http", "host": "127.0.0.1", "port": port, "extra": headers})
+    return json.dumps(
+        {"conn_type": "http", "schema": "http", "host": "127.0.0.1", "port": port, "extra": headers}
+    )
 
 
 @contextlib.contextmanager

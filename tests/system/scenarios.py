@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from environment import ROOT
-from waits import DEFERRED, OVER, Group, Tally, judge, mixed, one_by_one
+from processes import cpu_seconds
+from waits import DEFERRED, OVER, End, Group, Tally, all_alike, judge, mapped, mixture, one_by_one
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +24,7 @@ PACKAGE = "airflow_anon"
 STORED = ROOT / "tests" / "stored" / "trigger-1.0.0.json"
 REWRITE = Path(__file__).with_name("rewrite_triggers.py")
 DEFERRABLE = {"deferrable": True}
+KINDS = ("zero_worker", "deferred", "http_sensor")
 ZERO_WORKER = {"deferrable": True, "start_from_trigger": True, "end_from_trigger": True}
 
 
@@ -71,13 +73,17 @@ class System:
 
     def begin(self, *groups: Group) -> None:
         """Start the runs of groups, and then the waits for them."""
+        self.prepare(*groups)
         for group in groups:
-            group.options.setdefault("poke_interval", self.scale.interval)
-            group.write(self.airflow.dags)
             self.runs.begin(group)
-        self.airflow.wait_for_dags([group.dag_id for group in groups])
-        for group in groups:
             self.trigger(group)
+
+    def prepare(self, *groups: Group) -> None:
+        """Make the DAGs of groups known to Airflow."""
+        for group in groups:
+            group.options = {"poke_interval": self.scale.interval, **group.options}
+            group.write(self.airflow.dags)
+        self.airflow.wait_for_dags([group.dag_id for group in groups])
 
     def trigger(self, group: Group) -> None:
         """Start the waits of a group whose DAG is known."""
@@ -100,10 +106,19 @@ class System:
         """Wait until a share of the waits is with the triggerer, or over."""
 
         def enough() -> bool:
-            begun = sum(self.database.count(group, DEFERRED, "up_for_reschedule", *OVER) for group in groups)
+            begun = sum(self.database.count(group, DEFERRED, *OVER) for group in groups)
             return begun >= share * sum(len(group.waits) for group in groups)
 
         self.wait_until("waits are deferred", enough)
+
+    def wait_for_takeover(self, groups: list[Group]) -> None:
+        """Wait until the newest triggerer has taken on all waits that are not over."""
+
+        def taken_on() -> bool:
+            left = sum(self.database.count(group, DEFERRED) for group in groups)
+            return self.database.running_triggers() >= left
+
+        self.wait_until("the new triggerer takes on the waits", taken_on)
 
     def wait_for_end(self, groups: list[Group]) -> None:
         """Wait until all waits are over."""
@@ -118,73 +133,88 @@ class System:
     def conclude(self, scenario: str, group: Group, **figures: Any) -> Tally:
         """Judge a group, tell and keep the result."""
         tally = judge(group, self.database.rows(group), self.runs.simulator)
+        # The executor tells of an end a moment after the task has told of it.
+        if not self.wait_until("the executor tells of all starts", lambda: self._executed(group, tally), 10):
+            executed = self.airflow.executor_starts(group.dag_id)
+            tally.remarks.append(
+                f"{executed} starts by the executor's log, {tally.worker_starts} by the database"
+            )
         self.results.append({"scenario": scenario, **asdict(tally), "good": tally.good, **figures})
         for remark in tally.remarks[:5]:
             say(f"  {remark}")
         return tally
 
+    def _executed(self, group: Group, tally: Tally) -> bool:
+        return self.airflow.executor_starts(group.dag_id) == tally.worker_starts
+
 
 def random_ends(system: System) -> None:
     """Runs end at random moments while their waits begin, wait and end."""
-    group = mixed("random_ends", system.scale.waits, system.chance, **DEFERRABLE)
-    system.begin(group)
-    already_over = group.waits[::20]
-    for wait in already_over:
+    scale, chance = system.scale, system.chance
+    few = max(4, scale.waits // 10)
+    group = mapped("random_ends", mixture(scale.waits - few, chance), options=DEFERRABLE)
+    # Each of these has an upstream task; what that costs a worker is not counted.
+    other = one_by_one("from_upstream", mixture(few, chance), few, upstream=True, options=ZERO_WORKER)
+    groups = [group, other]
+    system.begin(*groups)
+    for wait in group.waits[::20]:
         system.runs.finish(wait)
-    system.wait_for_deferral([group], share=0.5)
-    rest = [wait for wait in group.waits if wait.ended_at is None]
-    system.runs.finish_over(rest, system.scale.window, system.chance).join()
-    system.wait_for_end([group])
+        wait.early = True
+    system.wait_for_deferral(groups, share=0.5)
+    rest = [wait for wait in group.waits + other.waits if wait.ended_at is None]
+    system.runs.finish_over(rest, scale.window, chance).join()
+    system.wait_for_end(groups)
     system.conclude("runs end at random moments", group)
+    system.conclude("the same; zero workers, ids from upstream", other)
 
 
 def crash_and_outage(system: System) -> None:
-    """The triggerer is killed and started again, and the API goes away, while runs end at random moments."""
-    scale = system.scale
-    plain = mixed("crash", scale.waits - scale.waits // 5, system.chance, **DEFERRABLE)
-    zero = one_by_one("crash_zero_worker", scale.waits // 5, scale.width, **ZERO_WORKER)
+    """The triggerer is killed and started again, then the API goes away; runs end before, during and after."""
+    scale, chance, runs = system.scale, system.chance, system.runs
+    few = scale.waits // 5
+    plain = mapped("crash", mixture(scale.waits - few, chance), options=DEFERRABLE)
+    zero = one_by_one("crash_zero_worker", mixture(few, chance), scale.width, options=ZERO_WORKER)
     groups = [plain, zero]
     system.begin(*groups)
     system.wait_for_deferral(groups)
-    ends = system.runs.finish_over(plain.waits + zero.waits, scale.window + scale.outage, system.chance)
-    time.sleep(scale.window / 4)
+    waits = chance.sample(plain.waits + zero.waits, scale.waits)
+    thirds = [waits[number::3] for number in range(3)]
+
+    ends = runs.finish_over(thirds[0], scale.window, chance)
+    time.sleep(scale.window / 3)
     say("  triggerer killed and started again")
     system.airflow.kill("triggerer")
     system.airflow.start("triggerer")
-    time.sleep(scale.window / 4)
-    say(f"  API down for {scale.outage:.0f} s")
-    system.runs.simulator.outage(scale.outage, "refused")
     ends.join()
+    system.wait_for_takeover(groups)
+
+    say(f"  API down for {scale.outage:.0f} s")
+    runs.simulator.outage(scale.outage, "refused")
+    runs.finish_over(thirds[1], scale.outage, chance).join()
+    runs.finish_over(thirds[2], scale.window / 3, chance).join()
     system.wait_for_end(groups)
     system.conclude("triggerer killed, API down", plain)
-    system.conclude("triggerer killed, API down; zero workers", zero)
+    system.conclude("the same; zero workers", zero)
 
 
 def zero_workers(system: System) -> None:
     """What a wait costs: ours without any worker, ours deferred, a peer deferred."""
     scale = system.scale
+    groups = [
+        (name, _make(name, f"{name}_{number}", scale)) for number in range(scale.rounds) for name in KINDS
+    ]
+    system.prepare(*(group for _, group in groups))
     idle = _idle_rate(system)
-    for number in range(scale.rounds):
-        for name, make in KINDS.items():
-            group = make(f"{name}_{number}", scale)
-            _measure(system, name, group, idle)
+    for name, group in groups:
+        _measure(system, name, group, idle)
 
 
-def _zero(dag_id: str, scale: Scale) -> Group:
-    return one_by_one(dag_id, scale.measured, scale.width, **ZERO_WORKER)
-
-
-def _plain(dag_id: str, scale: Scale) -> Group:
-    return one_by_one(dag_id, scale.measured, scale.width, **DEFERRABLE)
-
-
-def _peer(dag_id: str, scale: Scale) -> Group:
-    from waits import End
-
-    return one_by_one(dag_id, scale.measured, scale.width, peer=True, end=End.APPEARS, **DEFERRABLE)
-
-
-KINDS = {"zero_worker": _zero, "deferred": _plain, "http_sensor": _peer}
+def _make(name: str, dag_id: str, scale: Scale) -> Group:
+    if name == "http_sensor":
+        waits = all_alike(scale.measured, End.APPEARS)
+        return one_by_one(dag_id, waits, scale.width, peer=True, options=DEFERRABLE)
+    options = ZERO_WORKER if name == "zero_worker" else DEFERRABLE
+    return one_by_one(dag_id, all_alike(scale.measured), scale.width, options=options)
 
 
 def _idle_rate(system: System) -> dict[str, float]:
@@ -196,19 +226,15 @@ def _idle_rate(system: System) -> dict[str, float]:
 
 
 def _measure(system: System, name: str, group: Group, idle: dict[str, float]) -> None:
-    group.options["poke_interval"] = system.scale.interval
-    group.write(system.airflow.dags)
     system.runs.begin(group)
-    system.airflow.wait_for_dags([group.dag_id])
-    time.sleep(5)
     requests = system.runs.simulator.requests
     before, start = _cpu(system), time.monotonic()
     system.trigger(group)
     system.wait_for_deferral([group])
     begun = time.monotonic() - start
     time.sleep(max(0.0, start + system.scale.steady - time.monotonic()))
-    for wait in group.waits:
-        system.runs.finish(wait)
+    # They end together, but at any moment of the interval: looks that go in step see no end at once.
+    system.runs.finish_over(group.waits, system.scale.interval, system.chance).join()
     system.wait_for_end([group])
     time.sleep(3)
     seconds, used = time.monotonic() - start, _used(before, _cpu(system))
@@ -222,13 +248,12 @@ def _measure(system: System, name: str, group: Group, idle: dict[str, float]) ->
         cpu_by_component={part: round(cpu / len(group.waits), 4) for part, cpu in by_component.items()},
         seconds=round(seconds, 1),
         all_begun_after=round(begun, 1),
+        interval=system.scale.interval,
         requests=system.runs.simulator.requests - requests,
     )
 
 
 def _cpu(system: System) -> dict[str, float]:
-    from processes import cpu_seconds
-
     return system.airflow.cpu_seconds() | {"postgres": cpu_seconds([system.postgres.process.pid])}
 
 
@@ -238,8 +263,9 @@ def _used(before: dict[str, float], after: dict[str, float]) -> dict[str, float]
 
 def new_release(system: System) -> None:
     """A wait began with the triggers of the first release; the triggerer comes back with a newer build."""
-    plain = mixed("old_waits", system.scale.old, system.chance, **DEFERRABLE)
-    zero = one_by_one("old_waits_zero_worker", system.scale.old, system.scale.width, **ZERO_WORKER)
+    scale, chance = system.scale, system.chance
+    plain = mapped("old_waits", mixture(scale.old, chance), options=DEFERRABLE)
+    zero = one_by_one("old_waits_zero_worker", mixture(scale.old, chance), scale.width, options=ZERO_WORKER)
     groups = [plain, zero]
     system.begin(*groups)
     system.wait_for_deferral(groups)
@@ -248,21 +274,26 @@ def new_release(system: System) -> None:
         system.airflow.run_script(REWRITE, str(STORED))
     build = _newer_build(system.airflow.home / "newer")
     system.airflow.start("triggerer", PYTHONPATH=str(build))
-    for wait in plain.waits + zero.waits:
-        system.runs.finish(wait)
+    system.wait_for_takeover(groups)
+    system.runs.finish_over(plain.waits + zero.waits, scale.interval, chance).join()
     system.wait_for_end(groups)
     system.conclude("began before a new release", plain)
-    system.conclude("began before a new release; zero workers", zero)
+    system.conclude("the same; zero workers", zero)
 
 
 def _newer_build(folder: Path) -> Path:
     """Return a folder with a copy of the package that says it is newer."""
-    shutil.copytree(ROOT / PACKAGE, folder / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_package(folder)
     init = folder / PACKAGE / "__init__.py"
-    text = init.read_text()
+    text = init.read_text(encoding="utf-8")
     old = next(line for line in text.splitlines() if line.startswith("__version__"))
-    init.write_text(text.replace(old, '__version__ = "99.0.0"'))
+    init.write_text(text.replace(old, '__version__ = "99.0.0"'), encoding="utf-8")
     return folder
+
+
+def copy_package(folder: Path) -> None:
+    """Copy the package as it is now: a long run is not to see what is changed meanwhile."""
+    shutil.copytree(ROOT / PACKAGE, folder / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 SCENARIOS: dict[int, Callable[[System], None]] = {

@@ -28,7 +28,15 @@ TASKS = """
     FROM task_instance ti
     LEFT JOIN xcom ON xcom.dag_id = ti.dag_id AND xcom.run_id = ti.run_id AND xcom.task_id = ti.task_id
         AND xcom.map_index = ti.map_index AND xcom.key = 'return_value'
-    WHERE ti.dag_id = %s
+    WHERE ti.dag_id = %s AND ti.task_id LIKE 'wait%%'
+"""
+COUNT = """
+    SELECT count(*) FROM task_instance
+    WHERE dag_id = %s AND task_id LIKE 'wait%%' AND state = ANY(%s) AND map_index >= %s
+"""
+TAKEN_ON = """
+    SELECT count(*) FROM trigger
+    WHERE triggerer_id = (SELECT max(id) FROM job WHERE job_type = 'TriggererJob')
 """
 STARTS = """
     SELECT run_id, task_id, coalesce(map_index, -1), count(*) FROM log
@@ -48,13 +56,26 @@ class End(Enum):
 
 @dataclass
 class Wait:
-    """One task and the run that it waits for."""
+    """
+    One task and the run that it waits for.
+
+    :param end: how the run is to end.
+    :param state: how the task is to end.
+    :param task: where it is in Airflow: DAG run, task and map index.
+    :param early: the run may end before the task has begun, so the task ends as late as it begins.
+    """
 
     id: str
     end: End
     state: str
     task: tuple[str, str, int] = ("", "", -1)
     ended_at: float | None = None
+    early: bool = False
+
+    @property
+    def ends_well(self) -> bool:
+        """Whether the run does not fail."""
+        return self.end is not End.BADLY
 
 
 @dataclass(frozen=True)
@@ -75,12 +96,15 @@ class Group:
     A DAG and all waits of its runs.
 
     :param options: what all its sensors are given.
+    :param width: how many sensors there are for each run of the DAG, if they are not mapped.
+    :param upstream: their ids come from upstream tasks, not from the DAG run.
     """
 
     dag_id: str
     options: dict[str, Any] = field(default_factory=dict)
     waits: list[Wait] = field(default_factory=list)
     peer: bool = False
+    upstream: bool = False
     width: int = 0
     mapped: dict[str, list[Wait]] = field(default_factory=dict)
     task_options: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -91,11 +115,12 @@ class Group:
             "dag_id": self.dag_id,
             "options": self.options,
             "peer": self.peer,
+            "upstream": self.upstream,
             "width": self.width,
             "mapped": {task_id: [wait.id for wait in waits] for task_id, waits in self.mapped.items()},
             "task_options": self.task_options,
         }
-        (folder / f"{self.dag_id}.json").write_text(json.dumps(spec))
+        (folder / f"{self.dag_id}.json").write_text(json.dumps(spec), encoding="utf-8")
         shutil.copy(TEMPLATE, folder / f"{self.dag_id}.py")
 
     def confs(self) -> list[list[Wait]]:
@@ -103,6 +128,11 @@ class Group:
         if not self.width:
             return [[]]
         return [self.waits[first : first + self.width] for first in range(0, len(self.waits), self.width)]
+
+    @property
+    def zero_worker(self) -> bool:
+        """Whether those that end well are to use no worker."""
+        return bool(self.options.get("end_from_trigger"))
 
     def place(self, run_id: str, waits: list[Wait]) -> None:
         """Note where in Airflow the waits of one run of the DAG are."""
@@ -113,22 +143,31 @@ class Group:
                 wait.task = (run_id, task_id, number)
 
 
-def one_by_one(dag_id: str, count: int, width: int, *, end: End = End.WELL, peer: bool = False, **options: Any) -> Group:
+def one_by_one(dag_id: str, waits: list[Wait], width: int, **facts: Any) -> Group:
     """Return waits whose ids are templates: a DAG of *width* sensors, to be run as often as it takes."""
-    waits = [Wait(str(uuid4()), end, "success") for _ in range(count)]
-    return Group(dag_id, options, waits, peer=peer, width=min(width, count))
+    return Group(dag_id, waits=waits, width=min(width, len(waits)), **facts)
 
 
-def mixed(dag_id: str, count: int, chance: random.Random, **options: Any) -> Group:
-    """Return mapped waits of which most end well, some do nothing, some fail; a fifth skips if nothing was done."""
-    waits = [Wait(str(uuid4()), end, "success") for end in chance.choices(list(End)[:3], (6, 2, 2), k=count)]
-    some = waits[: count // 5]
-    for wait in waits:
-        wait.state = "failed" if wait.end is End.BADLY else "success"
+def mapped(dag_id: str, waits: list[Wait], **facts: Any) -> Group:
+    """Return mapped waits, of which a fifth skips its task if its run did nothing."""
+    some, rest = waits[: len(waits) // 5], waits[len(waits) // 5 :]
     for wait in some:
         wait.state = "skipped" if wait.end is End.NO_ACTION else wait.state
-    mapped = {"wait_or_skip": some, "wait": waits[len(some) :]}
-    return Group(dag_id, options, waits, mapped=mapped, task_options={"wait_or_skip": {"skip_on_no_action": True}})
+    tasks = {"wait_or_skip": some, "wait": rest}
+    return Group(
+        dag_id, waits=waits, mapped=tasks, task_options={"wait_or_skip": {"skip_on_no_action": True}}, **facts
+    )
+
+
+def all_alike(count: int, end: End = End.WELL) -> list[Wait]:
+    """Return waits whose runs all end in one way, and a good one."""
+    return [Wait(str(uuid4()), end, "success") for _ in range(count)]
+
+
+def mixture(count: int, chance: random.Random) -> list[Wait]:
+    """Return waits of which most end well, a fifth did nothing, a fifth fails."""
+    ends = chance.choices((End.WELL, End.NO_ACTION, End.BADLY), (6, 2, 2), k=count)
+    return [Wait(str(uuid4()), end, "failed" if end is End.BADLY else "success") for end in ends]
 
 
 class Runs:
@@ -175,14 +214,18 @@ class Database:
             (run_id, task_id, map_index): Row(
                 state, try_number, pid, end_date, _plain(xcom), starts.get((run_id, task_id, map_index), 0)
             )
-            for run_id, task_id, map_index, state, try_number, pid, end_date, xcom in self._select(TASKS, group.dag_id)
+            for run_id, task_id, map_index, state, try_number, pid, end_date, xcom in self._select(
+                TASKS, group.dag_id
+            )
         }
 
     def count(self, group: Group, *states: str) -> int:
         """Return how many tasks of a group are in one of these states."""
-        query = "SELECT count(*) FROM task_instance WHERE dag_id = %s AND state = ANY(%s) AND map_index >= %s"
-        least = 0 if group.mapped else -1
-        return int(self._select(query, group.dag_id, list(states), least)[0][0])
+        return int(self._select(COUNT, group.dag_id, list(states), 0 if group.mapped else -1)[0][0])
+
+    def running_triggers(self) -> int:
+        """Return how many triggers a triggerer that is alive has taken on."""
+        return int(self._select(TAKEN_ON)[0][0])
 
     def _select(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._connection.cursor() as cursor:
@@ -203,6 +246,7 @@ class Tally:
     too_early: int = 0
     retried: int = 0
     worker_starts: int = 0
+    needless_starts: int = 0
     delay_median: float | None = None
     delay_mean: float | None = None
     delay_longest: float | None = None
@@ -211,7 +255,13 @@ class Tally:
     @property
     def good(self) -> bool:
         """Whether nothing is wrong."""
-        return not any((self.lost, self.false_green, self.false_red, self.other_state, self.wrong_xcom, self.too_early))
+        return not any(getattr(self, name) for name in WRONGS)
+
+
+WRONGS = (
+    *("lost", "false_green", "false_red", "other_state", "wrong_xcom", "too_early"),
+    *("retried", "needless_starts"),
+)
 
 
 def judge(group: Group, rows: dict[tuple[str, str, int], Row], simulator: Simulator) -> Tally:
@@ -227,7 +277,10 @@ def judge(group: Group, rows: dict[tuple[str, str, int], Row], simulator: Simula
         if row is not None:
             tally.worker_starts += row.starts
             tally.retried += row.try_number > 1
-            if row.end_date and wait.ended_at:
+            if group.zero_worker and wait.ends_well:
+                # Airflow notes the process of a worker when it begins, and never forgets it.
+                tally.needless_starts += max(row.starts, int(row.pid is not None))
+            if row.end_date and wait.ended_at and not wait.early:
                 delays.append(row.end_date - wait.ended_at)
     if delays:
         tally.delay_median, tally.delay_mean, tally.delay_longest = median(delays), mean(delays), max(delays)
