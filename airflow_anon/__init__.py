@@ -44,7 +44,9 @@ def get_provider_info() -> dict[str, Any]:
                     "verify": _field("Verify TLS", "true, false, or the path of a CA file; true if empty."),
                     "client_cert": _field("Client certificate", "Path of a PEM file, for mutual TLS."),
                     "client_key": _field("Client key", "Path of its PEM key, if that is a file of its own."),
-                    "proxy": _field("Proxy", "Such as http://proxy.example:3128; the environment's if empty."),
+                    "proxy": _field(
+                        "Proxy", "Such as http://proxy.example:3128; the environment's if empty."
+                    ),
                     "headers": _field("Headers", 'JSON of further headers, such as {"X-Tenant": "blue"}.'),
                     "max_connections": _field("Connections", "At most so many at a time; 100 if empty."),
                     "max_requests_per_second": _field("Requests per second", "At most; no limit if empty."),

@@ -230,7 +230,9 @@ class AnonHook(BaseHook):
     def _has_own_lookup(self) -> bool:
         """Say whether a subclass has put its own ``get_connection`` before whatever ``aget_connection`` there is."""
         own = type(self).__mro__[: type(self).__mro__.index(BaseHook)]
-        lookups = (name for kind in own for name in ("aget_connection", "get_connection") if name in vars(kind))
+        lookups = (
+            name for kind in own for name in ("aget_connection", "get_connection") if name in vars(kind)
+        )
         return next(lookups, None) == "get_connection"
 
     def _checked(self, connection: Connection) -> Endpoint:

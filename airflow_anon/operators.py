@@ -26,9 +26,7 @@ class AnonWorkflowRunOperator(BaseOperator):
     template_fields: Sequence[str] = ("workflow_run_id", "anon_conn_id")
     ui_color = "#e6f1f2"
 
-    def __init__(
-        self, *, workflow_run_id: str, anon_conn_id: str = "anon_default", **kwargs: Any
-    ) -> None:
+    def __init__(self, *, workflow_run_id: str, anon_conn_id: str = "anon_default", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.workflow_run_id = workflow_run_id
         self.anon_conn_id = anon_conn_id

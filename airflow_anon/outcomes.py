@@ -73,7 +73,9 @@ def conclude(run: WorkflowRun) -> dict[str, Any]:
     text = f"{facts} ended in {where}, which this version of airflow-provider-anon does not know. Look at the run"
     if run.is_over:
         raise AnonUnknownStatusError(
-            f"{text}, and for a newer version of the package.", workflow_run_id=run.id, last_status=str(run.status)
+            f"{text}, and for a newer version of the package.",
+            workflow_run_id=run.id,
+            last_status=str(run.status),
         )
     raise AssertionError(f"{run.id} is not over: {where}")  # pragma: no cover  nobody concludes it
 

@@ -415,13 +415,16 @@ def _judge_trouble(plan: Plan, memory: Memory, answer: Answer) -> Look:
     backoff = min(FIRST_BACKOFF * 2.0 ** min(memory.missed - 1, 16), LONGEST_BACKOFF)
     pause = _pause(
         max(plan.interval(answer.at), backoff, answer.retry_after),
-        min(end for end in (plan.deadline, patience_ends, _limit(plan, memory)) if end > answer.at) - answer.at,
+        min(end for end in (plan.deadline, patience_ends, _limit(plan, memory)) if end > answer.at)
+        - answer.at,
         SPREAD_OF_BACKOFF,
     )
     news = _reminder(plan, memory, answer.at)
     if memory.missed == 1:
         left = duration(patience_ends - answer.at)
-        text = f"No answer: {answer.source}. The run itself may be well; giving up after {left} without contact."
+        text = (
+            f"No answer: {answer.source}. The run itself may be well; giving up after {left} without contact."
+        )
         news = [News("warning", text)]
     if news:
         memory.told_at = answer.at
@@ -460,7 +463,9 @@ def _pause(seconds: float, left: float, spread: float) -> Sleep:
 
 
 def _beginning(plan: Plan, memory: Memory, run: WorkflowRun) -> News:
-    limit = "" if plan.deadline == float("inf") else f", for at most {duration(plan.deadline - plan.started_at)}"
+    limit = (
+        "" if plan.deadline == float("inf") else f", for at most {duration(plan.deadline - plan.started_at)}"
+    )
     return News(
         "info",
         f"Waiting for workflow run {run.id} of workflow {run.workflow_id}{limit}, with a look every "
@@ -482,7 +487,10 @@ def ending(memory: Memory, run: WorkflowRun) -> News:
     looks = f"{memory.looks} look{'s' if memory.looks > 1 else ''}"
     spent = memory.where_the_time_went()
     waited = f" Waited here for {duration(memory.waited())} with {looks}: {spent}." if spent else ""
-    return News("info", f"Workflow run {run.id} is {memory.described()}, {duration(run.seconds_run)} after its creation.{waited}")
+    return News(
+        "info",
+        f"Workflow run {run.id} is {memory.described()}, {duration(run.seconds_run)} after its creation.{waited}",
+    )
 
 
 # What is said when a wait cannot go on.
@@ -516,7 +524,9 @@ def rejection(workflow_run_id: str, answer: Answer, memory: Memory) -> AnonError
         why = f"The API refuses the credential: check 'password' (the token) and 'login' of {connection}."
     elif 300 <= (answer.status_code or 0) < 400:
         why = f"The API never redirects, and no redirect is followed: check 'host' of {connection}."
-    return kind(f"Workflow run {workflow_run_id}: {answer.source}. {why}", **_facts(workflow_run_id, answer, memory))
+    return kind(
+        f"Workflow run {workflow_run_id}: {answer.source}. {why}", **_facts(workflow_run_id, answer, memory)
+    )
 
 
 def lost_contact(plan: Plan, memory: Memory, answer: Answer) -> AnonUnavailableError:

@@ -41,9 +41,7 @@ class WorkflowRunStatus(str, Enum):
 UNDER_WAY = frozenset(
     {WorkflowRunStatus.PENDING, WorkflowRunStatus.IN_PROGRESS, WorkflowRunStatus.AWAITING_USER_INPUT}
 )
-SUCCESSES = frozenset(
-    {WorkflowRunStatus.COMPLETED, WorkflowRunStatus.COMPLETED_WITH_NO_ACTION_TAKEN}
-)
+SUCCESSES = frozenset({WorkflowRunStatus.COMPLETED, WorkflowRunStatus.COMPLETED_WITH_NO_ACTION_TAKEN})
 
 
 def normalise_id(workflow_run_id: object) -> str:

@@ -100,7 +100,9 @@ def proxy_for(endpoint: Endpoint) -> str | None:
     if endpoint.proxy:
         return endpoint.proxy
     url = endpoint.base_url
-    proxy: str | None = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url, no_proxy=None))
+    proxy: str | None = requests.utils.select_proxy(
+        url, requests.utils.get_environ_proxies(url, no_proxy=None)
+    )
     if not proxy:
         return None
     try:
@@ -136,7 +138,10 @@ def explain(error: BaseException) -> str:
         if isinstance(item, BaseException) and item not in seen:
             seen.append(item)
             parts = (item.__cause__, item.__context__, *item.args)
-            queue += [*parts, *(getattr(item, name, None) for name in ("reason", "os_error", "certificate_error"))]
+            queue += [
+                *parts,
+                *(getattr(item, name, None) for name in ("reason", "os_error", "certificate_error")),
+            ]
     for kind, words in TROUBLES:
         for item in seen:
             # aiohttp's TLS errors are ssl's in name only; the real one is inside.
@@ -436,7 +441,9 @@ class AsyncClient:
     async def _open(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.proxy = proxy_for(endpoint)
-        context = await asyncio.to_thread(ssl_context, endpoint) if _speaks_tls(endpoint, self.proxy) else True
+        context = (
+            await asyncio.to_thread(ssl_context, endpoint) if _speaks_tls(endpoint, self.proxy) else True
+        )
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=endpoint.max_connections, ssl=context, keepalive_timeout=KEEP_ALIVE
@@ -467,7 +474,9 @@ class AsyncClient:
             return NoResponse(explain(error), sent_at, time.time(), url, self.endpoint.conn_id)
         if body is None:
             return NoResponse(TOO_LONG, sent_at, time.time(), url, self.endpoint.conn_id)
-        return Response(response.status, response.headers, body, sent_at, time.time(), url, self.endpoint.conn_id)
+        return Response(
+            response.status, response.headers, body, sent_at, time.time(), url, self.endpoint.conn_id
+        )
 
     @staticmethod
     async def _body(response: aiohttp.ClientResponse) -> bytes | None:

@@ -93,11 +93,15 @@ class AnonWorkflowRunTrigger(BaseTrigger):
         self.skip_on_no_action = skip_on_no_action
         self.do_xcom_push = do_xcom_push
         if later:
-            self.log.warning("Passing over arguments of another version of airflow-provider-anon: %s", sorted(later))
+            self.log.warning(
+                "Passing over arguments of another version of airflow-provider-anon: %s", sorted(later)
+            )
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments, as Airflow keeps them."""
-        return "airflow_anon.triggers.AnonWorkflowRunTrigger", {name: getattr(self, name) for name in ARGUMENTS}
+        return "airflow_anon.triggers.AnonWorkflowRunTrigger", {
+            name: getattr(self, name) for name in ARGUMENTS
+        }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and fire one event: what was seen last, or the error that ended the wait."""

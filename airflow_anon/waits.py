@@ -96,9 +96,15 @@ class Wait:
         from airflow_anon.triggers import TRIGGER_GRACE, AnonWorkflowRunTrigger
 
         sensor = self.sensor
-        workflow_run_id, anon_conn_id = map(template_for_triggerer, (sensor.workflow_run_id, sensor.anon_conn_id))
+        workflow_run_id, anon_conn_id = map(
+            template_for_triggerer, (sensor.workflow_run_id, sensor.anon_conn_id)
+        )
         plan = self._make_plan(0.0, workflow_run_id=workflow_run_id)
-        kwargs = {**self._trigger_kwargs(plan, Memory()), "anon_conn_id": anon_conn_id, "timeout": sensor.timeout}
+        kwargs = {
+            **self._trigger_kwargs(plan, Memory()),
+            "anon_conn_id": anon_conn_id,
+            "timeout": sensor.timeout,
+        }
         path, kwargs = AnonWorkflowRunTrigger(**{**kwargs, "started_at": None, "deadline": None}).serialize()
         return StartTriggerArgs(
             trigger_cls=path,
@@ -169,7 +175,10 @@ class Wait:
         look = self.sensor.hook.converse(take_look(plan, memory))
         if look.outcome is not Outcome.WAITING:
             return self._conclude(plan, memory, look)
-        if self.sensor.execution_timeout and look.at - plan.started_at >= self.sensor.execution_timeout.total_seconds():
+        if (
+            self.sensor.execution_timeout
+            and look.at - plan.started_at >= self.sensor.execution_timeout.total_seconds()
+        ):
             limit = duration(self.sensor.execution_timeout.total_seconds())
             raise AirflowTaskTimeout(
                 f"The wait for workflow run {plan.workflow_run_id} took longer than execution_timeout, {limit}; "
@@ -183,7 +192,9 @@ class Wait:
             last_seen_at=memory.seen_at,
         )
 
-    def _go_on_in_triggerer(self, context: Context, plan: Plan, memory: Memory, next_look_at: float) -> NoReturn:
+    def _go_on_in_triggerer(
+        self, context: Context, plan: Plan, memory: Memory, next_look_at: float
+    ) -> NoReturn:
         from airflow_anon.triggers import TRIGGER_GRACE, AnonWorkflowRunTrigger
 
         # The trigger itself keeps the deadline, with a last look; Airflow's is for one that does not run.
@@ -200,7 +211,9 @@ class Wait:
         self, plan: Plan, memory: Memory, next_look_at: float = 0.0, map_index: int = -1
     ) -> dict[str, Any]:
         asks_user = bool(self.sensor.on_awaiting_user_input_callback)
-        handoff = Handoff(self.sensor.anon_conn_id, plan, memory, next_look_at=next_look_at, asks_user=asks_user)
+        handoff = Handoff(
+            self.sensor.anon_conn_id, plan, memory, next_look_at=next_look_at, asks_user=asks_user
+        )
         return {
             **handoff.to_kwargs(),
             "end_from_trigger": self.sensor.end_from_trigger and why_not_end(self.sensor, map_index) is None,
@@ -249,7 +262,9 @@ class Wait:
         if store is not None:
             store.set(STORE_KEY, {"mark": self._mark(context), "memory": memory.to_json()})
             return
-        person_matters = self.sensor.on_awaiting_user_input_callback or self.sensor.user_input_timeout is not None
+        person_matters = (
+            self.sensor.on_awaiting_user_input_callback or self.sensor.user_input_timeout is not None
+        )
         stays = bool(memory.missed or (memory.awaiting_since is not None and person_matters))
         if stays and not self.sensor.stays_on_worker:
             self.sensor.log.warning(

@@ -181,7 +181,10 @@ def _run(
             story.state = "success"
         except TaskDeferred as deferred:
             limit = clock.utcnow() + deferred.timeout
-            next_kwargs = {**(deferred.kwargs or {}), **_run_trigger(*deferred.trigger.serialize(), limit, story)}
+            next_kwargs = {
+                **(deferred.kwargs or {}),
+                **_run_trigger(*deferred.trigger.serialize(), limit, story),
+            }
             resume = _resumption(deferred.method_name, next_kwargs, context)
         except AirflowRescheduleException as rescheduled:
             ti.first_start = ti.first_start or clock.utcnow()
@@ -217,7 +220,10 @@ class _Lines(logging.Handler):
 @contextmanager
 def _log_lines(story: Story) -> Iterator[None]:
     handler = _Lines(story.log)
-    loggers = [logging.getLogger(name) for name in ("airflow.task.hooks.airflow_anon", "airflow.task.operators.airflow_anon", "airflow_anon")]
+    loggers = [
+        logging.getLogger(name)
+        for name in ("airflow.task.hooks.airflow_anon", "airflow.task.operators.airflow_anon", "airflow_anon")
+    ]
     for logger in loggers:
         logger.addHandler(handler)
     try:
@@ -254,7 +260,9 @@ def _run_trigger(
     if end is not None:
         story.state = str(end.value)
         story.xcom = json.loads(json.dumps(event.xcoms or {})).get("return_value")
-        story.error = "ended by the trigger, run without taking any action" if story.state == "skipped" else None
+        story.error = (
+            "ended by the trigger, run without taking any action" if story.state == "skipped" else None
+        )
         return {}
     return {"event": json.loads(json.dumps(event.payload))}
 

@@ -40,7 +40,11 @@ def api(monkeypatch):
 
 def run_dag(folder, name, conf):
     names = runpy.run_path(str(folder / f"{name}.py"))
-    dag = next(value.dag for value in names.values() if isinstance(value, BaseSensorOperator | AnonWorkflowRunOperator))
+    dag = next(
+        value.dag
+        for value in names.values()
+        if isinstance(value, BaseSensorOperator | AnonWorkflowRunOperator)
+    )
     dag_run = dag.test(run_conf=conf)
     return dag_run, {ti.task_id: ti for ti in dag_run.get_task_instances()}
 

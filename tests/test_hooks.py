@@ -358,7 +358,13 @@ def test_one_look_returns_the_run_whatever_its_status(world, status, connect):
 
 @pytest.mark.parametrize(
     "trouble",
-    [answer("503 Busy"), answer("429 Slow Down", b"", "Retry-After: 0"), reset, answer("404 Not Found"), answer()],
+    [
+        answer("503 Busy"),
+        answer("429 Slow Down", b"", "Retry-After: 0"),
+        reset,
+        answer("404 Not Found"),
+        answer(),
+    ],
     ids=["503", "429", "reset", "404", "no run"],
 )
 def test_a_short_disturbance_is_ridden_out(world, trouble, connect):
@@ -417,14 +423,20 @@ def test_a_wait_returns_the_run_that_ended_well(world, status, connect):
 
 
 def test_a_wait_for_a_run_that_fails_raises(world, connect):
-    with Server(run_answer("PENDING"), run_answer("FAILED")) as server, pytest.raises(AnonWorkflowRunFailedError, match="post_invoice") as caught:
+    with (
+        Server(run_answer("PENDING"), run_answer("FAILED")) as server,
+        pytest.raises(AnonWorkflowRunFailedError, match="post_invoice") as caught,
+    ):
         world.wait(connect(server.url))
 
     assert caught.value.run.to_payload() == run_json("FAILED")
 
 
 def test_a_wait_that_takes_too_long_raises(world, connect):
-    with Server(run_answer("IN_PROGRESS")) as server, pytest.raises(AnonWaitTimeoutError, match="IN_PROGRESS") as caught:
+    with (
+        Server(run_answer("IN_PROGRESS")) as server,
+        pytest.raises(AnonWaitTimeoutError, match="IN_PROGRESS") as caught,
+    ):
         world.wait(connect(server.url), timeout=0.05)
 
     assert type(caught.value) is AnonWaitTimeoutError
@@ -438,7 +450,10 @@ def test_a_wait_for_a_person_that_takes_too_long_raises(world, connect):
 
 
 def test_contact_that_is_lost_for_too_long_ends_a_wait(world, connect):
-    with Server(run_answer("IN_PROGRESS"), answer("503 Busy")) as server, pytest.raises(AnonUnavailableError, match="unknown") as caught:
+    with (
+        Server(run_answer("IN_PROGRESS"), answer("503 Busy")) as server,
+        pytest.raises(AnonUnavailableError, match="unknown") as caught,
+    ):
         world.wait(connect(server.url), outage_tolerance=0.05)
 
     assert caught.value.retryable
@@ -489,7 +504,10 @@ def test_waits_on_one_loop_do_not_disturb_each_other(connect):
         return await asyncio.gather(*waits, return_exceptions=True)
 
     with Simulator(token=TOKEN) as simulator:
-        ids = [simulator.create_run(f"IN_PROGRESS {n} looks, {end}") for n, end in [(1, "COMPLETED"), (4, "FAILED")]]
+        ids = [
+            simulator.create_run(f"IN_PROGRESS {n} looks, {end}")
+            for n, end in [(1, "COMPLETED"), (4, "FAILED")]
+        ]
         good, bad = asyncio.run(wait_for_all(connect(simulator.url), ids))
 
     assert good.id == ids[0]
@@ -601,7 +619,14 @@ def everything_secret():
 def test_no_secret_is_logged_or_told_while_looks_fail(world, login, proxied, connect, logged, monkeypatch):
     monkeypatch.setattr(protocol, "FIRST_LOOK_PATIENCE", 0.05)
     extra = {"headers": {"X-Secret": HIDDEN}, "timeout": 1}
-    acts = [run_answer("IN_PROGRESS"), answer("503 Busy"), reset, then_close(), b"what\r\n\r\n", answer("401 No")]
+    acts = [
+        run_answer("IN_PROGRESS"),
+        answer("503 Busy"),
+        reset,
+        then_close(),
+        b"what\r\n\r\n",
+        answer("401 No"),
+    ]
     told = []
     for first in (acts, [answer("401 No")], [answer("500 Broken")], [then_close(b"HTTP/1.1 200 OK\r\n")]):
         with Server(*first) as server:
@@ -610,7 +635,11 @@ def test_no_secret_is_logged_or_told_while_looks_fail(world, login, proxied, con
             hook = connect("http://127.0.0.1:9" if proxied else server.url, login=login, extra=extra)
             with pytest.raises(AnonError) as caught:
                 world.wait(hook, outage_tolerance=0.1)
-        told += ["".join(traceback.format_exception(caught.value)), repr(caught.value), repr(vars(caught.value))]
+        told += [
+            "".join(traceback.format_exception(caught.value)),
+            repr(caught.value),
+            repr(vars(caught.value)),
+        ]
         told += [repr(hook), repr(vars(hook)), repr(hook.endpoint()), str(hook.test_connection())]
 
     log = logged()

@@ -172,7 +172,9 @@ def test_a_rejection_ends_the_wait_at_once_and_names_status_and_target(status, m
     assert played.count(Request) == 1
 
 
-@pytest.mark.parametrize(("status", "is_redirect"), [(300, True), (302, True), (399, True), (400, False), (422, False)])
+@pytest.mark.parametrize(
+    ("status", "is_redirect"), [(300, True), (302, True), (399, True), (400, False), (422, False)]
+)
 def test_a_redirect_is_explained_and_never_followed(status, is_redirect):
     played = play(
         wait_for_run(plan(), Memory()), response(status, headers={"Location": "https://elsewhere.example/"})
@@ -898,7 +900,9 @@ def test_each_change_is_one_line():
 
 def test_the_end_says_how_long_it_took_and_where_the_time_went():
     memory = Memory()
-    played = play(wait_for_run(plan(), memory), *map(payload, ["PENDING", "PENDING", "IN_PROGRESS", "COMPLETED"]))
+    played = play(
+        wait_for_run(plan(), memory), *map(payload, ["PENDING", "PENDING", "IN_PROGRESS", "COMPLETED"])
+    )
 
     line = ending(memory, played.result.run)
 

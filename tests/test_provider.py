@@ -40,7 +40,9 @@ def form():
 
 def run_python(code):
     """Run *code* in a process of its own and return what it printed, read as JSON."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -50,7 +52,11 @@ def test_airflow_accepts_what_the_package_says_about_itself():
 
 
 def test_the_package_is_found_by_its_entry_point():
-    found = [point for point in entry_points(group="apache_airflow_provider") if point.value.startswith("airflow_anon")]
+    found = [
+        point
+        for point in entry_points(group="apache_airflow_provider")
+        if point.value.startswith("airflow_anon")
+    ]
 
     assert [point.load()() for point in found] == [get_provider_info()]
 
@@ -61,7 +67,11 @@ def test_airflow_offers_the_connection_type():
 
     assert "airflow-provider-anon" in providers_manager.providers
     hook = providers_manager.hooks["anon"]
-    assert (hook.hook_name, hook.connection_type, hook.package_name) == ("Anon", "anon", "airflow-provider-anon")
+    assert (hook.hook_name, hook.connection_type, hook.package_name) == (
+        "Anon",
+        "anon",
+        "airflow-provider-anon",
+    )
     assert hook.hook_class_name == "airflow_anon.hooks.AnonHook"
 
 
@@ -80,7 +90,9 @@ def test_the_public_defaults_stay_as_they_are():
     assert form()["hook-class-name"] == "airflow_anon.hooks.AnonHook"
     for name in ("wait_for_workflow_run", "await_workflow_run"):
         parameters = inspect.signature(getattr(AnonHook, name)).parameters
-        assert {key: value.default for key, value in parameters.items() if value.default is not value.empty} == {
+        assert {
+            key: value.default for key, value in parameters.items() if value.default is not value.empty
+        } == {
             "poke_interval": 60.0,
             "timeout": 604800.0,
             "exponential_backoff": False,
@@ -179,12 +191,16 @@ def test_importing_the_package_alone_brings_nothing_along():
         "print(json.dumps(sorted(set(sys.modules) - before)))"
     )
 
-    assert not [name for name in brought if name.partition(".")[0] in {"airflow", "requests", "aiohttp", "pendulum"}]
+    assert not [
+        name for name in brought if name.partition(".")[0] in {"airflow", "requests", "aiohttp", "pendulum"}
+    ]
     assert [name for name in brought if name.startswith("airflow_anon")] == ["airflow_anon"]
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in sorted(PACKAGE.rglob("*.py")) if "simulator" not in path.parts], ids=lambda path: path.name
+    "path",
+    [path for path in sorted(PACKAGE.rglob("*.py")) if "simulator" not in path.parts],
+    ids=lambda path: path.name,
 )
 def test_nothing_is_printed(path):
     # What a trigger prints would break the protocol of the triggerer, which is spoken over stdout.

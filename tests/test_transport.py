@@ -257,7 +257,9 @@ def test_an_ipv6_address_is_reached(ask):
     assert server.asked[0].header("Host") == f"[::1]:{server.port}"
 
 
-BASE_PATHS = st.lists(st.sampled_from([*"ab/.._~!$&'()*+,;=:@-", "%2f", "%2F", "%41", "%7e", "%C3%a9", "%25"]), max_size=12)
+BASE_PATHS = st.lists(
+    st.sampled_from([*"ab/.._~!$&'()*+,;=:@-", "%2f", "%2F", "%41", "%7e", "%C3%a9", "%25"]), max_size=12
+)
 
 
 @pytest.fixture(scope="module")
@@ -373,7 +375,9 @@ def test_an_answer_without_a_body_is_an_answer(ask, status):
     assert server.connections == 1
 
 
-@pytest.mark.parametrize("early", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n"])
+@pytest.mark.parametrize(
+    "early", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n"]
+)
 def test_what_comes_before_the_answer_is_passed_over(ask, early):
     with Server(early * 2 + answer("404 Not Found")) as server:
         replies = ask(endpoint_of(server.url), times=2)
@@ -480,7 +484,9 @@ def test_one_request_takes_no_longer_than_its_timeout(ask, act):
 
 def test_a_handshake_takes_no_longer_than_the_timeout(ask, ca_file):
     with Server(on_accept=never) as server:
-        reason = told_within_bound(ask, endpoint_of(f"https://{server.authority}", timeout=0.3, verify=ca_file))
+        reason = told_within_bound(
+            ask, endpoint_of(f"https://{server.authority}", timeout=0.3, verify=ca_file)
+        )
 
     assert reason == "timed out"
 
@@ -496,7 +502,9 @@ def test_a_proxy_takes_no_longer_than_the_timeout(ask, act):
 
 def test_the_time_of_one_request_is_not_taken_from_the_next(ask):
     with Server(never, answer(), answer()) as server:
-        replies = ask(endpoint_of(server.url, timeout=0.3), times=3, between=lambda: threading.Event().wait(0.05))
+        replies = ask(
+            endpoint_of(server.url, timeout=0.3), times=3, between=lambda: threading.Event().wait(0.05)
+        )
 
     assert [type(reply) for reply in replies] == [NoResponse, Response, Response]
 
@@ -834,7 +842,9 @@ def test_a_plain_request_goes_through_the_proxy(ask, variable, monkeypatch):
         url = proxy_url(proxy, f"me:{PROXY_PASSWORD}@")
         if variable:
             monkeypatch.setenv(variable, url)
-        replies = ask(endpoint_of("http://worker.anon.com:8080/base", **({} if variable else {"proxy": url})), times=2)
+        replies = ask(
+            endpoint_of("http://worker.anon.com:8080/base", **({} if variable else {"proxy": url})), times=2
+        )
 
     credential = base64.b64encode(f"me:{PROXY_PASSWORD}".encode()).decode()
     assert [reply.status for reply in replies] == [200, 200]
@@ -905,7 +915,9 @@ def test_both_ask_for_a_tunnel_alike(authority, ca_file):
 def test_the_credential_of_a_proxy_is_sent_alike(ask, credential, sent, through, authority, ca_file):
     tls = tls_for(authority) if through == "https" else None
     with Server(tls=tls) as server, Server(tunnel_to(server.port) if tls else answer()) as proxy:
-        endpoint = endpoint_of(f"{through}://worker.anon.com", proxy=proxy_url(proxy, credential), verify=ca_file)
+        endpoint = endpoint_of(
+            f"{through}://worker.anon.com", proxy=proxy_url(proxy, credential), verify=ca_file
+        )
         (reply,) = ask(endpoint)
 
     expected = None if sent is None else f"Basic {base64.b64encode(sent.encode('latin1')).decode()}"
@@ -1036,12 +1048,19 @@ def test_a_proxy_that_does_not_connect_is_told(ask, status):
 
 @pytest.mark.parametrize("host", ["worker.anon.com", "http://worker.anon.com"])
 def test_a_proxy_that_is_not_there_is_told(ask, host):
-    assert reason_of(ask(endpoint_of(host, proxy=f"http://me:{PROXY_PASSWORD}@127.0.0.1:9"))) == "connection refused"
+    assert (
+        reason_of(ask(endpoint_of(host, proxy=f"http://me:{PROXY_PASSWORD}@127.0.0.1:9")))
+        == "connection refused"
+    )
 
 
 @pytest.mark.parametrize(
     ("act", "reason"),
-    [(then_close(), "connection lost"), (reset, "connection lost"), (b"garbage\r\n\r\n", "the answer is not HTTP")],
+    [
+        (then_close(), "connection lost"),
+        (reset, "connection lost"),
+        (b"garbage\r\n\r\n", "the answer is not HTTP"),
+    ],
 )
 def test_a_proxy_that_breaks_is_told_in_the_same_words(ask, act, reason):
     with Server(act) as proxy:
@@ -1059,7 +1078,12 @@ def test_no_secret_is_logged(ask, authority, ca_file, caplog):
     with Server(reset) as proxy:
         ask(endpoint_of("http://worker.anon.com", proxy=proxy_url(proxy, f"me:{PROXY_PASSWORD}@")))
 
-    for secret in (TOKEN, PROXY_PASSWORD, "hidden-value", base64.b64encode(f"me:{PROXY_PASSWORD}".encode()).decode()):
+    for secret in (
+        TOKEN,
+        PROXY_PASSWORD,
+        "hidden-value",
+        base64.b64encode(f"me:{PROXY_PASSWORD}".encode()).decode(),
+    ):
         assert secret not in caplog.text
 
 
@@ -1084,7 +1108,10 @@ def test_a_cancelled_request_leaves_nothing_open():
 def test_a_renewed_client_speaks_to_the_new_endpoint():
     with Server() as server:
         client = Client(endpoint_of(server.url))
-        outcomes = [client.renew(endpoint_of(server.url)), client.renew(endpoint_of(server.url, password="other"))]
+        outcomes = [
+            client.renew(endpoint_of(server.url)),
+            client.renew(endpoint_of(server.url, password="other")),
+        ]
         client.send(Request(PATH))
         client.close()
 
@@ -1093,7 +1120,9 @@ def test_a_renewed_client_speaks_to_the_new_endpoint():
 
 
 def test_an_endpoint_shows_no_secret():
-    endpoint = endpoint_of("worker.anon.com", proxy=f"http://me:{PROXY_PASSWORD}@p.example", headers={"X": "hidden-value"})
+    endpoint = endpoint_of(
+        "worker.anon.com", proxy=f"http://me:{PROXY_PASSWORD}@p.example", headers={"X": "hidden-value"}
+    )
 
     for secret in (TOKEN, PROXY_PASSWORD, "hidden-value"):
         assert secret not in repr(endpoint)

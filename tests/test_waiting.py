@@ -110,7 +110,9 @@ def test_a_failed_run_fails_the_task_without_retries(wait, simulator, before):
 
     run = simulator.run(run_id)
     assert (story.state, type(story.error)) == ("failed", AnonWorkflowRunFailedError)
-    assert all(fact in str(story.error) for fact in (run_id, run["workflowId"], "post_invoice", run["jobRunId"]))
+    assert all(
+        fact in str(story.error) for fact in (run_id, run["workflowId"], "post_invoice", run["jobRunId"])
+    )
     assert "after its creation" in str(story.error)
     assert story.error.run.id == run_id
     assert story.xcom is None
@@ -165,7 +167,9 @@ def test_a_wait_times_out_after_a_last_look(wait, simulator, clock, timeout):
 
     assert (story.state, type(story.error)) == ("failed", AnonWaitTimeoutError)
     assert isinstance(story.error, AirflowSensorTimeout)
-    assert all(fact in str(story.error) for fact in (run_id, "IN_PROGRESS", "post_invoice", "timeout is 10 min"))
+    assert all(
+        fact in str(story.error) for fact in (run_id, "IN_PROGRESS", "post_invoice", "timeout is 10 min")
+    )
     assert 599 <= clock.offset < 610
     assert simulator.requests_for(run_id) == 3
 
@@ -346,7 +350,12 @@ def test_a_token_that_stays_refused_is_lost_contact(wait, simulator, clock):
 
 @pytest.mark.parametrize(
     ("fault", "kind"),
-    [("404", AnonNotFoundError), ("400", AnonRejectedError), ("410", AnonRejectedError), ("redirect", AnonRejectedError)],
+    [
+        ("404", AnonNotFoundError),
+        ("400", AnonRejectedError),
+        ("410", AnonRejectedError),
+        ("redirect", AnonRejectedError),
+    ],
 )
 def test_a_no_after_a_good_look_fails_at_once(wait, simulator, fault, kind):
     run_id = simulator.create_run("IN_PROGRESS 24h, COMPLETED")
@@ -400,7 +409,9 @@ def test_the_callback_comes_once_each_time_the_run_asks_a_person(wait, simulator
         "IN_PROGRESS 40s, AWAITING_USER_INPUT (approve) 200s, IN_PROGRESS 90s, AWAITING_USER_INPUT (sign) 200s, COMPLETED"
     )
 
-    story = wait(run_id, on_awaiting_user_input_callback=lambda context: asked.append(context["workflow_run"]))
+    story = wait(
+        run_id, on_awaiting_user_input_callback=lambda context: asked.append(context["workflow_run"])
+    )
 
     assert story.state == "success", story.error
     assert [run["currentStateName"] for run in asked] == ["approve", "sign"]
@@ -436,7 +447,9 @@ def test_a_person_may_not_take_for_ever(wait, simulator, clock, callback):
 
 
 def test_time_spent_on_other_questions_does_not_count(wait, simulator):
-    run_id = simulator.create_run("AWAITING_USER_INPUT 400s, IN_PROGRESS 90s, AWAITING_USER_INPUT 400s, COMPLETED")
+    run_id = simulator.create_run(
+        "AWAITING_USER_INPUT 400s, IN_PROGRESS 90s, AWAITING_USER_INPUT 400s, COMPLETED"
+    )
 
     story = wait(run_id, user_input_timeout=600)
 

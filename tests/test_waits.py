@@ -102,7 +102,10 @@ def broken_trigger(api, script, **options):
     sensor = AnonWorkflowRunSensor(
         task_id="wait", workflow_run_id=api[0].create_run(script), deferrable=True, **options
     )
-    return sensor, {"error": "Trigger failure", "traceback": ["Traceback\n", "ModuleNotFoundError: airflow_anon\n"]}
+    return sensor, {
+        "error": "Trigger failure",
+        "traceback": ["Traceback\n", "ModuleNotFoundError: airflow_anon\n"],
+    }
 
 
 def test_a_broken_trigger_is_told_with_its_traceback_and_what_to_do(api, capsys, caplog):
@@ -123,12 +126,16 @@ def test_a_broken_trigger_of_a_run_that_is_over_is_forgiven(api):
 def test_an_execution_timeout_is_named_as_what_it_is(api):
     sensor, failure = broken_trigger(api, "IN_PROGRESS", execution_timeout=timedelta(minutes=1))
 
-    with pytest.raises(AirflowTaskTimeout, match="longer than execution_timeout, 1 min; it was last seen IN_PROGRESS"):
+    with pytest.raises(
+        AirflowTaskTimeout, match="longer than execution_timeout, 1 min; it was last seen IN_PROGRESS"
+    ):
         resume(sensor, "__fail__", failure)
 
 
 def test_an_execution_timeout_is_skipped_with_soft_fail(api):
-    sensor, failure = broken_trigger(api, "IN_PROGRESS", execution_timeout=timedelta(minutes=1), soft_fail=True)
+    sensor, failure = broken_trigger(
+        api, "IN_PROGRESS", execution_timeout=timedelta(minutes=1), soft_fail=True
+    )
 
     with pytest.raises(AirflowSkipException) as skipped:
         resume(sensor, "__fail__", failure)
