@@ -8,7 +8,15 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowSkipException, AirflowTaskTimeout
 from carry_out import anon_api, carry_out
 
-from airflow_anon.exceptions import AnonProtocolError, AnonUnavailableError, AnonUserInputTimeoutError
+from airflow_anon.exceptions import (
+    AnonProtocolError,
+    AnonUnavailableError,
+    AnonUserInputTimeoutError,
+    AnonWaitTimeoutError,
+)
+from airflow_anon.handoff import Return
+from airflow_anon.memory import Memory
+from airflow_anon.protocol import Look, Outcome, Plan
 from airflow_anon.sensors import AnonWorkflowRunSensor
 
 GOOD = "slow 0s"
@@ -152,6 +160,21 @@ def test_never_fail_skips_whatever_the_trigger_brings(api):
         resume(sensor, "execute_complete", {"event": {"status": "success"}})
 
     assert any(isinstance(error, AnonProtocolError) for error in causes(skipped.value))
+
+
+def test_a_wait_that_ends_in_silence_times_out_with_what_was_seen_last(api):
+    run_id = api[0].create_run("IN_PROGRESS (post_invoice)")
+    sensor = AnonWorkflowRunSensor(task_id="wait", workflow_run_id=run_id, deferrable=True, timeout=60)
+    now = api[1].time()
+    memory = Memory(seen_at=now - 50, status="IN_PROGRESS", state_name="post_invoice", missed=1)
+    returned = Return(Plan(run_id, now - 61, now - 1), memory, Look(Outcome.TIMEOUT, now))
+    api[0].start_outage("503")
+
+    with pytest.raises(AnonWaitTimeoutError, match="no answer: 503 Service Unavailable") as timed_out:
+        resume(sensor, "execute_complete", {"event": returned.to_event()})
+
+    assert timed_out.value.last_status == "IN_PROGRESS"
+    assert timed_out.value.last_seen_at == now - 50
 
 
 @pytest.mark.parametrize("name", ["outage_tolerance", "user_input_timeout"])
