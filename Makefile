@@ -2,7 +2,7 @@
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: demo test lint types layers matrix build constraints clean
+.PHONY: demo test lint types layers matrix system bench build constraints clean
 
 AIRFLOW := 3.3.2
 PYTHONS := python3 python3.11 python3.12 python3.13 python3.10
@@ -32,6 +32,12 @@ layers: .venv/ready
 matrix: .venv/ready  ## the oldest Airflow in full, those between by what they load
 	$(BIN)/nox -s "tests(2.11.2)"
 	$(BIN)/nox -s "tests(3.0.6)" "tests(3.1.8)" "tests(3.2.2)" -- tests/test_provider.py
+
+system: .venv/ready  ## waits in a real Airflow with PostgreSQL; `make system SIZE=--full` for the whole size
+	$(BIN)/python tests/system/run.py $(SIZE) --result .nox/system-result.json
+
+bench: .venv/ready  ## ours beside other providers; writes benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/run.py
 
 build: .venv/ready  ## wheel and sdist, checked, in dist/
 	$(BIN)/nox -s build

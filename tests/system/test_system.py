@@ -1,0 +1,22 @@
+"""Drives the system tests from pytest: ``AIRFLOW_ANON_SYSTEM=1 pytest``, or ``pytest tests/system``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("run.py")
+
+
+@pytest.mark.timeout(3600)
+def test_every_wait_in_a_real_airflow_is_told_right(tmp_path):
+    words = os.environ.get("AIRFLOW_ANON_SYSTEM_OPTIONS", "").split()
+    command = [sys.executable, str(SCRIPT), "--result", str(tmp_path / "result.json"), *words]
+    # Output of its own: what it says is worth reading while it runs.
+    done = subprocess.run(command, check=False)
+
+    assert done.returncode == 0
