@@ -7,7 +7,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout
 
 from airflow_anon.exceptions import AnonUnknownStatusError
-from airflow_anon.memory import Memory, described, duration
+from airflow_anon.memory import Memory, clipped, described, duration
 from airflow_anon.protocol import Look, Outcome, Plan, last_seen
 from airflow_anon.runs import WorkflowRun
 
@@ -25,7 +25,7 @@ class AnonWorkflowRunFailedError(AirflowFailException):
         super().__init__(message)
         self.run = run
         self.workflow_run_id = run.id if run else None
-        self.last_status = str(run.status) if run else None
+        self.last_status = clipped(str(run.status)) if run else None
 
 
 class AnonWaitTimeoutError(AirflowSensorTimeout):
@@ -75,7 +75,7 @@ def conclude(run: WorkflowRun) -> dict[str, Any]:
         raise AnonUnknownStatusError(
             f"{text}, and for a newer version of the package.",
             workflow_run_id=run.id,
-            last_status=str(run.status),
+            last_status=clipped(str(run.status)),
         )
     raise AssertionError(f"{run.id} is not over: {where}")  # pragma: no cover  nobody concludes it
 

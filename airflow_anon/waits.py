@@ -161,7 +161,7 @@ class Wait:
             raise returned.error
         memory, seen_at = returned.memory, returned.memory.seen_at
         # The patience of a first look has been spent in the triggerer.
-        memory.seen_at = time.time()
+        memory.seen_at, memory.missed = time.time(), 0
         look = self.sensor.hook.converse(take_look(returned.plan, memory))
         if look.run is None:
             memory.seen_at = seen_at
@@ -173,6 +173,8 @@ class Wait:
         plan = self._make_plan(_started_at(context))
         memory = Memory(seen_at=time.time())
         look = self.sensor.hook.converse(take_look(plan, memory))
+        if look.run is None:
+            memory.seen_at = None
         if look.outcome is not Outcome.WAITING:
             return self._conclude(plan, memory, look)
         if (

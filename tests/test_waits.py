@@ -131,6 +131,16 @@ def test_a_broken_trigger_of_a_run_that_is_over_is_forgiven(api):
     assert resume(sensor, "__fail__", failure)["status"] == "COMPLETED"
 
 
+def test_a_broken_trigger_while_the_api_is_away_makes_nothing_up(api):
+    sensor, failure = broken_trigger(api, "IN_PROGRESS")
+    api[0].start_outage("503")
+
+    with pytest.raises(AnonUnavailableError, match="the run has not been seen") as broken:
+        resume(sensor, "__fail__", failure)
+
+    assert broken.value.last_seen_at is None
+
+
 def test_an_execution_timeout_is_named_as_what_it_is(api):
     sensor, failure = broken_trigger(api, "IN_PROGRESS", execution_timeout=timedelta(minutes=1))
 

@@ -47,7 +47,8 @@ class Process:
         self.log = folder / f"{name}.log"
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*as_user(user), "--pdeathsig", end_signal.name.removeprefix("SIG"), *command],
+                # The signal is set last: a change of user takes it back.
+                [*as_user(user), "setpriv", "--pdeathsig", end_signal.name.removeprefix("SIG"), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -102,8 +103,9 @@ class Process:
 
 def as_user(user: str | None) -> list[str]:
     """Return the words before a command that is not to run as root."""
-    other = user is not None and os.geteuid() == 0
-    return ["setpriv", *(["--reuid", user, "--regid", user, "--clear-groups"] if user and other else [])]
+    if user is None or os.geteuid() != 0:
+        return []
+    return ["setpriv", "--reuid", user, "--regid", user, "--clear-groups"]
 
 
 def family(pid: int) -> dict[int, float]:
