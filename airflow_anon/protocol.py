@@ -166,8 +166,12 @@ def path_of(workflow_run_id: str) -> str:
     return f"{API_PATH}/workflow-runs/{normalise_id(workflow_run_id)}"
 
 
-def interpret(reply: Reply, workflow_run_id: str) -> Answer:
-    """Say what *reply* means for a wait on *workflow_run_id*."""
+def interpret(reply: Reply, workflow_run_id: str, before: Look | None = None) -> Answer:
+    """
+    Say what *reply* means for a wait on *workflow_run_id*.
+
+    :param before: the look before, whose run is not read again from the same bytes.
+    """
     if isinstance(reply, NoResponse):
         return Answer(Meaning.DISTURBED, reply, trouble=reply.reason)
     if not isinstance(reply, Response):
@@ -175,6 +179,8 @@ def interpret(reply: Reply, workflow_run_id: str) -> Answer:
     meaning = meaning_of(reply.status)
     if meaning is not Meaning.RUN:
         return Answer(meaning, reply, trouble=phrase(reply.status))
+    if before is not None and before.run is not None and before.body == reply.body:
+        return Answer(meaning, reply, run=before.run)
     try:
         return Answer(meaning, reply, run=read_run(reply.body, workflow_run_id))
     except AnonProtocolError as error:
@@ -301,6 +307,7 @@ class Look:
     :param at: when, in seconds since the epoch.
     :param pause: how long to leave the run alone, if the wait goes on.
     :param asks_user: whether the run has begun to wait for a person since the look before.
+    :param body: the bytes that the run was read from.
     """
 
     outcome: Outcome
@@ -309,6 +316,7 @@ class Look:
     pause: Sleep = field(default=Sleep(0.0))
     asks_user: bool = False
     news: tuple[News, ...] = ()
+    body: bytes = field(default=b"", repr=False)
 
 
 def fetch_run(workflow_run_id: str) -> Conversation[WorkflowRun]:
@@ -335,23 +343,25 @@ def wait_for_run(
     """
     if delay > 0:
         yield Sleep(delay)
+    look = None
     while True:
-        look = yield from take_look(plan, memory)
+        look = yield from take_look(plan, memory, look)
         if look.outcome is not Outcome.WAITING or (stop_to_ask_user and look.asks_user):
             return look
         yield look.pause
 
 
-def take_look(plan: Plan, memory: Memory) -> Conversation[Look]:
+def take_look(plan: Plan, memory: Memory, before: Look | None = None) -> Conversation[Look]:
     """
     Take the next look of a wait, tell the log of it, and say what it came to.
 
     A first look asks again for a while before it gives up; every later one asks once.
 
+    :param before: the look before, if it is at hand.
     :raises AnonError: the wait cannot go on.
     """
     request = Request(path_of(plan.workflow_run_id))
-    answer = interpret((yield request), plan.workflow_run_id)
+    answer = interpret((yield request), plan.workflow_run_id, before)
     if memory.seen_at is None:
         answer = yield from _insist(plan, request, answer)
     elif answer.meaning is Meaning.REFUSED and (yield Renew()):
@@ -402,7 +412,8 @@ def _judge_run(plan: Plan, memory: Memory, answer: Answer, run: WorkflowRun) -> 
     if news:
         memory.told_at = answer.at
     pause = _pause(plan.interval(answer.at), min(limit - answer.at, plan.longest_interval), SPREAD)
-    return Look(outcome, answer.at, run=run, pause=pause, asks_user=asks_user, news=tuple(news))
+    body = answer.reply.body if isinstance(answer.reply, Response) else b""
+    return Look(outcome, answer.at, run, pause, asks_user, tuple(news), body)
 
 
 def _judge_trouble(plan: Plan, memory: Memory, answer: Answer) -> Look:

@@ -429,7 +429,7 @@ class AsyncClient:
 
     endpoint: Endpoint
     session: aiohttp.ClientSession
-    proxy: str | None
+    options: dict[str, Any]
 
     @classmethod
     async def open(cls, endpoint: Endpoint) -> AsyncClient:
@@ -440,10 +440,12 @@ class AsyncClient:
 
     async def _open(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        self.proxy = proxy_for(endpoint)
-        context = (
-            await asyncio.to_thread(ssl_context, endpoint) if _speaks_tls(endpoint, self.proxy) else True
-        )
+        proxy = proxy_for(endpoint)
+        # Headers of the session would go to the proxy too, the credential among them.
+        self.options = {"headers": endpoint.headers, "allow_redirects": False}
+        if proxy:
+            self.options |= {"proxy": proxy, "proxy_headers": proxy_headers(endpoint)}
+        context = await asyncio.to_thread(ssl_context, endpoint) if _speaks_tls(endpoint, proxy) else True
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=endpoint.max_connections, ssl=context, keepalive_timeout=KEEP_ALIVE
@@ -461,14 +463,7 @@ class AsyncClient:
         url = self.endpoint.url(request.path)
         sent_at = time.time()
         try:
-            # Headers of the session would go to the proxy too, the credential among them.
-            async with self.session.get(
-                url,
-                headers=self.endpoint.headers,
-                allow_redirects=False,
-                proxy=self.proxy,
-                proxy_headers=proxy_headers(self.endpoint),
-            ) as response:
+            async with self.session.get(url, **self.options) as response:
                 body = await self._body(response)
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError) as error:
             return NoResponse(explain(error), sent_at, time.time(), url, self.endpoint.conn_id)
@@ -483,6 +478,8 @@ class AsyncClient:
         if (response.content_length or 0) > LONGEST_BODY:
             response.close()
             return None
+        if response.content_length is not None:
+            return await response.read()
         chunks, size = [], 0
         async for chunk in response.content.iter_any():
             chunks.append(chunk)
