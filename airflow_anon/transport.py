@@ -12,6 +12,7 @@ import asyncio
 import errno
 import http.client
 import io
+import math
 import os
 import random
 import socket
@@ -45,7 +46,8 @@ LONGEST_BODY = 1024 * 1024
 # Proxies and load balancers mostly close an idle connection after 60 s or more, so with the usual
 # intervals of a wait it is used again; aiohttp's own 15 s would open a new one for each look.
 KEEP_ALIVE = 310.0
-asleep = asyncio.sleep
+# Waits wake on a grid of so many seconds: one turn of the event loop then serves several of them.
+WAKE_UP_EVERY = 0.1
 # What http.client reads; aiohttp would give up at 8190 bytes.
 LONGEST_LINE = 65536
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
@@ -408,6 +410,12 @@ def _carry_out(client: Client, step: Step, tell: Callable[[News], None], renew: 
 
 
 # aiohttp
+
+
+async def asleep(seconds: float) -> None:
+    """Sleep *seconds*, and up to the next tenth of a second."""
+    now = asyncio.get_running_loop().time()
+    await asyncio.sleep(math.ceil((now + seconds) / WAKE_UP_EVERY) * WAKE_UP_EVERY - now)
 
 
 class Sender(Protocol):

@@ -140,6 +140,7 @@ class System:
                 f"{executed} starts by the executor's log, {tally.worker_starts} by the database"
             )
         self.results.append({"scenario": scenario, **asdict(tally), "good": tally.good, **figures})
+        say(f"  {scenario}: {tally.waits} waits, {'all told right' if tally.good else 'WRONG'}")
         for remark in tally.remarks[:5]:
             say(f"  {remark}")
         return tally
