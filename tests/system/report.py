@@ -42,8 +42,8 @@ def summary(results: list[dict[str, Any]]) -> str:
     for kind, figures in ratios(results).items():
         lines.append(
             f"{kind}: {figures['cpu_per_wait'] * 1000:.0f} ms of CPU for a wait ({_times(figures['cpu_ratio'])} the peer's), "
-            f"{figures['worker_starts_per_wait']:g} worker starts, {figures['delay']:.2f} s of delay "
-            f"beyond the interval ({_times(figures['delay_ratio'])} the peer's)"
+            f"{figures['worker_starts_per_wait']:g} worker starts, ends {figures['lag']:.2f} s "
+            f"after the look that saw the end ({_times(figures['lag_ratio'])} the peer's)"
         )
     return "\n".join(lines)
 
@@ -57,10 +57,9 @@ def ratios(results: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
         figures["worker_starts_per_wait"] = median(
             result["worker_starts"] / result["waits"] for result in mine
         )
-        # A look is half an interval after the end on average; what is more is Airflow's and ours.
-        figures["delay"] = median((result["delay_mean"] or 0.0) - result["interval"] / 2 for result in mine)
+        figures["lag"] = median(result["lag_mean"] or 0.0 for result in mine)
     for figures in kinds.values():
-        for name, key in (("cpu_ratio", "cpu_per_wait"), ("delay_ratio", "delay")):
+        for name, key in (("cpu_ratio", "cpu_per_wait"), ("lag_ratio", "lag")):
             figures[name] = figures[key] / kinds[PEER][key] if PEER in kinds else None
     return kinds
 

@@ -1,8 +1,8 @@
 """
 Makes the rows of waiting triggers what the first release would have written.
 
-The stored file says which class path and which arguments that release knew; arguments that came
-later are taken out of each row. Runs with Airflow's settings, while no triggerer does.
+The stored file has that release's class path and arguments, case by case; arguments that came later
+are taken out of each row. Runs with Airflow's settings, while no triggerer does.
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from airflow.models.trigger import Trigger
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
 
-def main(stored: dict[str, object]) -> None:
+def main(cases: dict[str, dict[str, Any]]) -> None:
     """Rewrite all rows."""
-    known = set(stored["kwargs"])
+    known = {name for case in cases.values() for name in case["arguments"]}
+    (class_path,) = {case["trigger"] for case in cases.values()}
     with create_session() as session:
         for trigger in session.scalars(select(Trigger)):
-            trigger.classpath = stored["classpath"]
+            trigger.classpath = class_path
             trigger.kwargs = {name: value for name, value in trigger.kwargs.items() if name in known}
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from waits import Database, Runs
 
 PACKAGE = "airflow_anon"
-STORED = ROOT / "tests" / "stored" / "trigger-1.0.0.json"
+STORED = ROOT / "tests" / "stored" / "1.0.0" / "triggers.json"
 REWRITE = Path(__file__).with_name("rewrite_triggers.py")
 DEFERRABLE = {"deferrable": True}
 KINDS = ("zero_worker", "deferred", "http_sensor")
@@ -132,7 +132,7 @@ class System:
 
     def conclude(self, scenario: str, group: Group, **figures: Any) -> Tally:
         """Judge a group, tell and keep the result."""
-        tally = judge(group, self.database.rows(group), self.runs.simulator)
+        tally = judge(group, self.database.rows(group), self.runs)
         # The executor tells of an end a moment after the task has told of it.
         if not self.wait_until("the executor tells of all starts", lambda: self._executed(group, tally), 10):
             executed = self.airflow.executor_starts(group.dag_id)
@@ -249,7 +249,6 @@ def _measure(system: System, name: str, group: Group, idle: dict[str, float]) ->
         cpu_by_component={part: round(cpu / len(group.waits), 4) for part, cpu in by_component.items()},
         seconds=round(seconds, 1),
         all_begun_after=round(begun, 1),
-        interval=system.scale.interval,
         requests=system.runs.simulator.requests - requests,
     )
 
@@ -271,8 +270,7 @@ def new_release(system: System) -> None:
     system.begin(*groups)
     system.wait_for_deferral(groups)
     system.airflow.stop("triggerer")
-    if STORED.exists():
-        system.airflow.run_script(REWRITE, str(STORED))
+    system.airflow.run_script(REWRITE, str(STORED))
     build = _newer_build(system.airflow.home / "newer")
     system.airflow.start("triggerer", PYTHONPATH=str(build))
     system.wait_for_takeover(groups)

@@ -144,8 +144,9 @@ class Group:
 
 
 def one_by_one(dag_id: str, waits: list[Wait], width: int, **facts: Any) -> Group:
-    """Return waits whose ids are templates: a DAG of *width* sensors, to be run as often as it takes."""
-    return Group(dag_id, waits=waits, width=min(width, len(waits)), **facts)
+    """Return waits whose ids are templates: a DAG of at most *width* sensors, run as often as it takes."""
+    fitting = max(number for number in range(1, width + 1) if len(waits) % number == 0)
+    return Group(dag_id, waits=waits, width=fitting, **facts)
 
 
 def mapped(dag_id: str, waits: list[Wait], **facts: Any) -> Group:
@@ -175,6 +176,20 @@ class Runs:
 
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
+        self.seen_at: dict[str, float] = {}
+        self._note_ends()
+
+    def _note_ends(self) -> None:
+        """Note when each run's end was first seen by whoever waits for it."""
+        look = self.simulator._world.look
+
+        def noting(run_id: str) -> dict[str, Any] | None:
+            shown = look(run_id)
+            if shown is not None and shown["completedAt"]:
+                self.seen_at.setdefault(run_id, time.time())
+            return shown
+
+        self.simulator._world.look = noting
 
     def begin(self, group: Group) -> None:
         """Start the runs of a group."""
@@ -250,6 +265,7 @@ class Tally:
     delay_median: float | None = None
     delay_mean: float | None = None
     delay_longest: float | None = None
+    lag_mean: float | None = None
     remarks: list[str] = field(default_factory=list)
 
     @property
@@ -264,13 +280,17 @@ WRONGS = (
 )
 
 
-def judge(group: Group, rows: dict[tuple[str, str, int], Row], simulator: Simulator) -> Tally:
-    """Compare what became of the waits of a group with what should have become of them."""
+def judge(group: Group, rows: dict[tuple[str, str, int], Row], runs: Runs) -> Tally:
+    """
+    Compare what became of the waits of a group with what should have become of them.
+
+    A *delay* is from a run's end to its task's; a *lag* only from the look that saw the end.
+    """
     tally = Tally(len(group.waits))
-    delays = []
+    delays, lags = [], []
     for wait in group.waits:
         row = rows.get(wait.task)
-        verdict = _verdict(wait, row, None if group.peer else simulator.run(wait.id))
+        verdict = _verdict(wait, row, None if group.peer else runs.simulator.run(wait.id))
         if verdict:
             setattr(tally, verdict, getattr(tally, verdict) + 1)
             tally.remarks.append(f"{verdict}: {wait} {row}")
@@ -282,8 +302,10 @@ def judge(group: Group, rows: dict[tuple[str, str, int], Row], simulator: Simula
                 tally.needless_starts += max(row.starts, int(row.pid is not None))
             if row.end_date and wait.ended_at and not wait.early:
                 delays.append(row.end_date - wait.ended_at)
+                lags.append(row.end_date - runs.seen_at.get(wait.id, wait.ended_at))
     if delays:
         tally.delay_median, tally.delay_mean, tally.delay_longest = median(delays), mean(delays), max(delays)
+        tally.lag_mean = mean(lags)
     return tally
 
 
