@@ -8,10 +8,8 @@ from typing import Any
 
 from airflow_anon.exceptions import AnonError, AnonProtocolError, error_from_payload
 from airflow_anon.memory import Memory
-from airflow_anon.protocol import Look, Outcome, Plan
+from airflow_anon.protocol import NEVER, Look, Outcome, Plan
 from airflow_anon.runs import WorkflowRun
-
-NEVER = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ class Handoff:
             "outage_tolerance": plan.outage_tolerance,
             "user_input_timeout": plan.user_input_timeout,
             "started_at": plan.started_at,
-            "deadline": None if plan.deadline == NEVER else plan.deadline,
+            "deadline": _stored(plan.deadline),
             "next_look_at": self.next_look_at,
             "asks_user": self.asks_user,
             "seen_at": memory.seen_at,
@@ -107,7 +105,7 @@ class Return:
             "run": None if look is None or look.run is None else look.run.to_payload(),
             "error": None if self.error is None else self.error.to_payload(),
             "started_at": plan.started_at,
-            "deadline": None if plan.deadline == NEVER else plan.deadline,
+            "deadline": _stored(plan.deadline),
             "memory": self.memory.to_json(),
         }
 
@@ -150,6 +148,11 @@ class Return:
         return cls(
             plan, memory, Look(outcome, _number(event["at"]), run=run, asks_user=event["asks_user"] is True)
         )
+
+
+def _stored(deadline: float) -> float | None:
+    """Write a deadline as JSON, which has no infinity."""
+    return None if deadline == NEVER else deadline
 
 
 def _number(value: Any) -> float:

@@ -12,8 +12,8 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHo
 from airflow_anon import get_provider_info
 from airflow_anon.exceptions import AnonConfigurationError, AnonError
 from airflow_anon.memory import Memory
-from airflow_anon.outcomes import conclude, timed_out
-from airflow_anon.protocol import Outcome, Plan, ending, fetch_run, probe, wait_for_run
+from airflow_anon.outcomes import conclude, ended_run
+from airflow_anon.protocol import Plan, ending, fetch_run, probe, wait_for_run
 from airflow_anon.settings import Endpoint
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ class AnonHook(BaseHook):
 
     def tell(self, news: News) -> None:
         """Write a line of a conversation to the log."""
-        (self.log.warning if news.level == "warning" else self.log.info)("%s", news.text)
+        write(self.log, news)
 
     def _has_own_lookup(self) -> bool:
         """Say whether a subclass has put its own ``get_connection`` before whatever ``aget_connection`` there is."""
@@ -269,11 +269,15 @@ class AnonHook(BaseHook):
         return Plan(workflow_run_id, started_at=now, deadline=now + timeout, **options)
 
     def _concluded(self, plan: Plan, memory: Memory, look: Look) -> WorkflowRun:
-        if look.outcome is not Outcome.OVER or look.run is None:
-            raise timed_out(plan, memory, look)
-        self.tell(ending(memory, look.run))
-        conclude(look.run)
-        return look.run
+        run = ended_run(plan, memory, look)
+        self.tell(ending(memory, run))
+        conclude(run)
+        return run
+
+
+def write(log: Any, news: News) -> None:
+    """Write a line of a conversation to a log."""
+    (log.warning if news.level == "warning" else log.info)("%s", news.text)
 
 
 def _is_not_found(error: Exception) -> bool:

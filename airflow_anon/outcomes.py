@@ -80,7 +80,18 @@ def conclude(run: WorkflowRun) -> dict[str, Any]:
     raise AssertionError(f"{run.id} is not over: {where}")  # pragma: no cover  nobody concludes it
 
 
-def timed_out(plan: Plan, memory: Memory, look: Look) -> AnonWaitTimeoutError:
+def ended_run(plan: Plan, memory: Memory, look: Look) -> WorkflowRun:
+    """
+    Return the run that a wait's last look saw at its end.
+
+    :raises AnonWaitTimeoutError: it was not over, but the wait's time was.
+    """
+    if look.outcome is not Outcome.OVER or look.run is None:
+        raise _timed_out(plan, memory, look)
+    return look.run
+
+
+def _timed_out(plan: Plan, memory: Memory, look: Look) -> AnonWaitTimeoutError:
     """Make the error for a wait whose time is over; it names the limit and what was seen last."""
     if look.outcome is Outcome.USER_INPUT_TIMEOUT and memory.awaiting_since is not None:
         kind: type[AnonWaitTimeoutError] = AnonUserInputTimeoutError

@@ -45,6 +45,7 @@ LONGEST_BACKOFF = 60.0
 LONGEST_RETRY_AFTER = 300.0
 SPREAD = 0.05
 SPREAD_OF_BACKOFF = 0.25
+NEVER = float("inf")
 NIL_ID = "00000000-0000-0000-0000-000000000000"
 
 
@@ -262,7 +263,7 @@ class Plan:
 
     workflow_run_id: str
     started_at: float = 0.0
-    deadline: float = float("inf")
+    deadline: float = NEVER
     poke_interval: float = 60.0
     exponential_backoff: bool = False
     max_wait: float | None = None
@@ -285,7 +286,7 @@ class Plan:
     def longest_interval(self) -> float:
         """The pause between two good looks that backoff does not go beyond."""
         if not self.exponential_backoff or self.max_wait is None:
-            return float("inf")
+            return NEVER
         return max(self.max_wait, SHORTEST_PAUSE)
 
 
@@ -474,9 +475,7 @@ def _pause(seconds: float, left: float, spread: float) -> Sleep:
 
 
 def _beginning(plan: Plan, memory: Memory, run: WorkflowRun) -> News:
-    limit = (
-        "" if plan.deadline == float("inf") else f", for at most {duration(plan.deadline - plan.started_at)}"
-    )
+    limit = "" if plan.deadline == NEVER else f", for at most {duration(plan.deadline - plan.started_at)}"
     return News(
         "info",
         f"Waiting for workflow run {run.id} of workflow {run.workflow_id}{limit}, with a look every "
@@ -487,7 +486,7 @@ def _beginning(plan: Plan, memory: Memory, run: WorkflowRun) -> News:
 def _reminder(plan: Plan, memory: Memory, at: float) -> list[News]:
     if at - memory.told_at < STILL_WAITING_EVERY:
         return []
-    left = "" if plan.deadline == float("inf") else f", {duration(plan.deadline - at)} left"
+    left = "" if plan.deadline == NEVER else f", {duration(plan.deadline - at)} left"
     silence = f" (no answer for {duration(at - memory.seen_at)})" if memory.missed and memory.seen_at else ""
     waited = duration(at - plan.started_at)
     return [News("info", f"Still waiting: {memory.described()}{silence}, {waited} so far{left}.")]

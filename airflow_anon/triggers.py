@@ -10,7 +10,7 @@ from airflow.triggers.base import BaseTrigger, TaskSkippedEvent, TaskSuccessEven
 
 from airflow_anon.exceptions import AnonError
 from airflow_anon.handoff import Handoff, Return
-from airflow_anon.hooks import AnonHook
+from airflow_anon.hooks import AnonHook, write
 from airflow_anon.protocol import ending, wait_for_run
 from airflow_anon.shortcuts import why_not_end_here
 
@@ -141,7 +141,7 @@ class AnonWorkflowRunTrigger(BaseTrigger):
 
     def tell(self, news: News) -> None:
         """Write a line of the conversation to the log."""
-        (self.log.warning if news.level == "warning" else self.log.info)("%s", news.text)
+        write(self.log, news)
 
 
 ARGUMENTS = tuple(

@@ -20,7 +20,7 @@ from airflow.providers.common.compat.sdk import (
 from airflow_anon.exceptions import AnonUnavailableError
 from airflow_anon.handoff import Handoff, Return
 from airflow_anon.memory import STILL_WAITING_EVERY, Memory, duration
-from airflow_anon.outcomes import conclude, timed_out
+from airflow_anon.outcomes import conclude, ended_run
 from airflow_anon.protocol import Look, Outcome, Plan, Sleep, ending, last_seen, take_look
 from airflow_anon.runs import normalise_id
 from airflow_anon.shortcuts import template_for_triggerer, why_not_end, why_not_start
@@ -114,12 +114,11 @@ class Wait:
         )
 
     def _conclude(self, plan: Plan, memory: Memory, look: Look) -> dict[str, Any]:
-        if look.outcome is not Outcome.OVER or look.run is None:
-            raise timed_out(plan, memory, look)
-        self.sensor.hook.tell(ending(memory, look.run))
-        if look.run.took_no_action and self.sensor.skip_on_no_action:
-            raise AirflowSkipException(f"Workflow run {look.run.id} completed without taking any action.")
-        return conclude(look.run)
+        run = ended_run(plan, memory, look)
+        self.sensor.hook.tell(ending(memory, run))
+        if run.took_no_action and self.sensor.skip_on_no_action:
+            raise AirflowSkipException(f"Workflow run {run.id} completed without taking any action.")
+        return conclude(run)
 
     def _by_the_rules(self, context: Context, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Do on resumption what Airflow's loop does between two pokes."""
