@@ -98,7 +98,7 @@ def constraints(session: nox.Session) -> None:
     """Write a file of pins for each line: the newest releases that go together, as names and versions only."""
     session.install("uv")
     lines = {(airflow, python): ["test"] for airflow, python in MATRIX.items() if airflow != MAIN}
-    lines |= {(MAIN, python): ["test", "check"] for python in PYTHONS_OF_MAIN}
+    lines |= {(MAIN, python): ["test", "check", "browser", "docs"] for python in PYTHONS_OF_MAIN}
     Path("constraints").mkdir(exist_ok=True)
     for (airflow, python), groups in lines.items():
         with tempfile.TemporaryDirectory() as folder:
