@@ -61,13 +61,10 @@ class MovingTime:
 
     async def asleep(self, seconds: float) -> None:
         self.sleep(seconds)
-        await real_asleep(0)
+        await asyncio.sleep(0)
 
     def utcnow(self) -> datetime:
         return datetime.fromtimestamp(self.time(), tz=timezone.utc)
-
-
-real_asleep = asyncio.sleep
 
 
 @contextmanager
