@@ -130,6 +130,7 @@ def test_an_id_is_copied(page: Page, simulator: Simulator) -> None:
 def test_the_page_outlives_an_outage_that_takes_its_own_server_away(page: Page, simulator: Simulator) -> None:
     run_id = simulator.create_run("PENDING")
     expect(row(page, run_id)).to_be_visible()
+    page.set_viewport_size({"width": 640, "height": 480})
     page.get_by_label("Kind").select_option("connections refused")
     expect(page.get_by_text("it is away too")).to_be_visible()
     page.get_by_label("Seconds").fill("2")
@@ -137,6 +138,7 @@ def test_the_page_outlives_an_outage_that_takes_its_own_server_away(page: Page, 
 
     away = page.locator("#away")
     expect(away).to_contain_text("The simulator is away: connections are refused")
+    expect(away).to_be_in_viewport()
     expect(row(page, run_id)).to_be_visible()
     expect(away).to_be_hidden()
     expect(row(page, run_id).get_by_role("button", name="Complete")).to_be_enabled()
