@@ -215,7 +215,9 @@ def _start_without_worker(
         return None
     args = task.start_trigger_args
     limit = clock.utcnow() + args.timeout
-    next_kwargs = _run_trigger(args.trigger_cls, args.trigger_kwargs, limit, story, timeout_after=limit, _task_instance=context["ti"])
+    next_kwargs = _run_trigger(
+        args.trigger_cls, args.trigger_kwargs, limit, story, timeout_after=limit, _task_instance=context["ti"]
+    )
     return _resumption(args.next_method, next_kwargs, context)
 
 

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import runpy
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from airflow.providers.common.compat.sdk import BaseSensorOperator
@@ -15,19 +10,6 @@ from airflow.providers.common.compat.sdk import BaseSensorOperator
 import airflow_anon.protocol
 from airflow_anon.operators import AnonWorkflowRunOperator
 from airflow_anon.simulator import Simulator
-
-HERE = Path(__file__).parent
-
-
-@pytest.fixture(scope="session")
-def database():
-    folder = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
-    folder.mkdir(exist_ok=True)
-    for source in (HERE / "dags", HERE.parent / "example_dags"):
-        for file in source.glob("*.py"):
-            shutil.copy(file, folder)
-    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True)
-    return folder
 
 
 @pytest.fixture
