@@ -56,12 +56,11 @@ def keep_link(
 
     :param workflow_id: unknown before the run is seen; an address that needs it is kept then.
     """
-    url = run_url(endpoint, workflow_run_id, workflow_id)
-    if url is None or url == operator.run_url:
-        return
-    operator.run_url = url
     try:
-        plain_xcom().set(**link_xcom(context["ti"], url))
+        url = run_url(endpoint, workflow_run_id, workflow_id)
+        if url is not None and url != operator.run_url:
+            operator.run_url = url
+            plain_xcom().set(**link_xcom(context["ti"], url))
     except Exception:
         operator.log.warning(NOT_KEPT, exc_info=True)
 

@@ -135,8 +135,8 @@ class AnonWorkflowRunTrigger(BaseTrigger):
         """Keep the link to the run, as a sensor does that starts on a worker."""
         if endpoint is None or look.run is None:
             return
-        url = run_url(endpoint, look.run.id, look.run.workflow_id)
         try:
+            url = run_url(endpoint, look.run.id, look.run.workflow_id)
             await plain_xcom().aset(**link_xcom(self.task_instance, url))
         except Exception:
             self.log.warning(NOT_KEPT, exc_info=True)
