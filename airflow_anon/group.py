@@ -199,8 +199,8 @@ class Group:
         }
 
     def unread(self, now: float) -> dict[str, Member]:
-        """Return the runs whose end was seen elsewhere, once all are over: now their JSON is wanted."""
-        if self.unfinished:
+        """Return the runs whose end was seen elsewhere, once there is none to wait for: now their JSON is wanted."""
+        if self.look().outcome is Outcome.WAITING or self.decider() is not None:
             return {}
         unread = {key: member for key, member in self.members.items() if member.run is None}
         for member in unread.values():

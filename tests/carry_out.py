@@ -69,7 +69,7 @@ class MovingTime:
             while me[0] > self.time():
                 waits = sum(client._waits for client in CLIENTS[asyncio.get_running_loop()].values())
                 if len(self.sleepers) == waits and min(self.sleepers) == me:
-                    self.sleep(me[0] - self.time())
+                    self.sleep(max(me[0] - self.time(), 0.0))
                 else:
                     await asyncio.sleep(0)
         finally:
