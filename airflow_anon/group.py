@@ -202,7 +202,7 @@ class Group:
         """Return the runs whose end was seen elsewhere, once there is none to wait for: now their JSON is wanted."""
         if self.look().outcome is Outcome.WAITING or self.decider() is not None:
             return {}
-        unread = {key: member for key, member in self.members.items() if member.run is None}
+        unread = {key: member for key, member in self.members.items() if member.is_over and not member.run}
         for member in unread.values():
             member.memory.seen_at = now
         return unread
