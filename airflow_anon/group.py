@@ -116,6 +116,7 @@ class Group:
         self.ids = ids
         self.fail_fast = fail_fast
         self.told_at = told_at
+        self.is_new = seen_at is None
         self.warnings = 0
         self.round_at = 0.0
         self.first: str | None = None
@@ -260,8 +261,8 @@ class Group:
         """Say what the log is told when a run has something to tell: of thousands, a summary now and then."""
         lines = []
         if now - self.told_at >= STILL_WAITING_EVERY:
-            lines.append(News("info", self._summary(now) if self.told_at else self._beginning()))
-            self.told_at, self.warnings = now, 0
+            lines.append(News("info", self._beginning() if self.is_new else self._summary(now)))
+            self.is_new, self.told_at, self.warnings = False, now, 0
         if news.level == "warning" and self.warnings < MOST_WARNINGS:
             lines.append(news)
             self.warnings += 1

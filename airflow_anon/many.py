@@ -61,6 +61,7 @@ class ManyWait(BaseWait[Group]):
         await self.sensor.hook.aconverse_each(looks, group.take, tell=tell)
 
     def _look_again(self, plan: Plan, memory: Group) -> Look:
+        memory.is_new = False
         members = memory.unfinished
         seen_at = [member.memory.seen_at for member in members]
         for member in members:
@@ -98,7 +99,7 @@ class ManyWait(BaseWait[Group]):
             raise error
         self._ask_users(context, group, look)
         if look.outcome is Outcome.WAITING:
-            self._go_on_in_triggerer(context, plan, group, look.at + plan.interval(look.at))
+            self._go_on_in_triggerer(context, plan, group, look.at + look.pause.seconds)
         self._tell_why_end_on_worker(context)
         return self._conclude(plan, group, look)
 

@@ -37,7 +37,7 @@ def recall(group: Group, stored: Any) -> Group:
     """Give a new group what :func:`to_json` wrote of the same runs; of others it is given nothing."""
     if not isinstance(stored, Mapping) or stored["size"] != group.size:
         return group
-    group.told_at = stored["told_at"]
+    group.is_new, group.told_at = False, stored["told_at"]
     group.warned_of += stored["warned_of"]
     members = list(group.members.values())
     for kept in stored["runs"]:
