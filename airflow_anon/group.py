@@ -257,16 +257,20 @@ class Group:
 
     # What the log is told.
 
-    def hear(self, news: News, now: float) -> list[News]:
-        """Say what the log is told when a run has something to tell: of thousands, a summary now and then."""
-        lines = []
-        if now - self.told_at >= STILL_WAITING_EVERY:
-            lines.append(News("info", self._beginning() if self.is_new else self._summary(now)))
-            self.is_new, self.told_at, self.warnings = False, now, 0
-        if news.level == "warning" and self.warnings < MOST_WARNINGS:
-            lines.append(news)
-            self.warnings += 1
-        return lines
+    def hear(self, news: News) -> list[News]:
+        """Say what the log is told of what one run has to tell: of thousands, a few warnings now and then."""
+        if news.level != "warning" or self.warnings >= MOST_WARNINGS:
+            return []
+        self.warnings += 1
+        return [news]
+
+    def sum_up(self, now: float) -> list[News]:
+        """Return the summary of all runs, if it is time for one."""
+        if now - self.told_at < STILL_WAITING_EVERY:
+            return []
+        text = self._beginning() if self.is_new else self._summary(now)
+        self.is_new, self.told_at, self.warnings = False, now, 0
+        return [News("info", text)]
 
     def _beginning(self) -> str:
         plan = self.plan

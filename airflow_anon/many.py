@@ -50,15 +50,20 @@ class ManyWait(BaseWait[Group]):
         for due in (memory.due, memory.unread):
             if members := due(time.time()):
                 asyncio.run(self._look_at(members, memory))
-        return memory.look()
+        look = memory.look()
+        if look.outcome is Outcome.WAITING:
+            self._tell(memory.sum_up(look.at))
+        return look
 
     async def _look_at(self, members: dict[str, Member], group: Group) -> None:
-        def tell(news: News) -> None:
-            for line in group.hear(news, time.time()):
-                self.sensor.hook.tell(line)
-
         looks = {key: take_look(member.plan, member.memory) for key, member in members.items()}
-        await self.sensor.hook.aconverse_each(looks, group.take, tell=tell)
+        await self.sensor.hook.aconverse_each(
+            looks, group.take, tell=lambda news: self._tell(group.hear(news))
+        )
+
+    def _tell(self, lines: list[News]) -> None:
+        for news in lines:
+            self.sensor.hook.tell(news)
 
     def _look_again(self, plan: Plan, memory: Group) -> Look:
         memory.is_new = False

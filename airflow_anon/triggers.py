@@ -228,7 +228,8 @@ class AnonWorkflowRunsTrigger(WaitingTrigger):
 
     async def _wait(self, group: Group, delay: float) -> None:
         def tell(news: News) -> None:
-            for line in group.hear(news, time.time()):
+            # Each run has something to say now and then, which is when it may be time for a summary.
+            for line in [*group.sum_up(time.time()), *group.hear(news)]:
                 self.tell(line)
 
         def enough(key: str, look: Look) -> bool:

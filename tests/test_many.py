@@ -462,23 +462,25 @@ def test_hundreds_of_runs_share_a_handful_of_connections(wait_as, simulator):
     assert simulator.connections <= 40
 
 
-def test_the_log_is_told_a_summary_and_not_of_each_run(wait, simulator, capsys):
+def test_the_log_is_told_a_summary_and_not_of_each_run(wait, mode, simulator, capsys):
     ids = created(
         simulator, *["PENDING 40s, IN_PROGRESS 2000s, COMPLETED"] * 20, "UNKNOWN:QUEUED 90s, COMPLETED"
     )
 
     story = wait(ids, poke_interval=50)
 
-    told = "\n".join(story.log) + capsys.readouterr().out
-    assert told.count("Waiting for 21 workflow runs, for at most 1 h, with a look every 50 s.") == 1
-    assert "21 of 21 workflow runs over: 21 COMPLETED." in told
-    assert "Still waiting: 1 of 21 over, 20 IN_PROGRESS; " in told
-    assert told.count("Still waiting") <= 7
-    assert told.count("'QUEUED'") == 1 or mode_forgets(told)
+    # Airflow 3 logs to stdout, Airflow 2 where the harness listens, too.
+    log, out = "\n".join(story.log), capsys.readouterr().out
+    forgets = mode == "reschedule" and not AIRFLOW_V_3_3_PLUS
 
+    def count(text):
+        return max(log.count(text), out.count(text))
 
-def mode_forgets(told):
-    return not AIRFLOW_V_3_3_PLUS and told.count("'QUEUED'") <= 3
+    assert count("Waiting for 21 workflow runs, for at most 1 h, with a look every 50 s.") == 1
+    assert count("21 of 21 workflow runs over: 21 COMPLETED.") == 1
+    assert count("Still waiting: 1 of 21 over, 20 IN_PROGRESS; ") >= 1
+    assert 5 <= count("Still waiting") <= 7
+    assert 1 <= count("'QUEUED'") <= (3 if forgets else 1)
 
 
 def test_an_outage_is_not_told_for_each_run(wait, simulator, clock, monkeypatch, capsys):
