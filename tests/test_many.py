@@ -492,10 +492,10 @@ def test_an_outage_is_not_told_for_each_run(wait, simulator, clock, monkeypatch,
             simulator.outage(100, "503")
         real_sleep(seconds)
 
-    monkeypatch.setattr(clock, "sleep", sleep)
-    monkeypatch.setattr("time.sleep", sleep)
-
-    story = wait(ids)
+    with monkeypatch.context() as patches:
+        patches.setattr(clock, "sleep", sleep)
+        patches.setattr("time.sleep", sleep)
+        story = wait(ids)
 
     told = [*story.log, *capsys.readouterr().out.splitlines()]
     told = {line.partition("No answer: ")[2] for line in told if "No answer: 503" in line}

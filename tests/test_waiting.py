@@ -348,10 +348,10 @@ def test_a_rotated_token_is_read_again(wait, simulator, monkeypatch, clock):
         monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection())
         real_sleep(seconds)
 
-    monkeypatch.setattr(clock, "sleep", rotate_then_sleep)
-    monkeypatch.setattr("time.sleep", rotate_then_sleep)
-
-    story = wait(run_id)
+    with monkeypatch.context() as patches:
+        patches.setattr(clock, "sleep", rotate_then_sleep)
+        patches.setattr("time.sleep", rotate_then_sleep)
+        story = wait(run_id)
 
     assert story.state == "success", story.error
 
