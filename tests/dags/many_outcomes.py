@@ -29,7 +29,7 @@ with DAG("many_outcomes", schedule=None, render_template_as_native_obj=False) as
     listed = start("{{ dag_run.conf['good'] | tojson }}")
     mapped = start_one.expand(number=[0, 1, 2])
     for mode, options in MODES.items():
-        common = {"poke_interval": 0.2, "timeout": 60, **options}
+        common = {"poke_interval": 0.2, "timeout": 300, **options}
         good = AnonWorkflowRunsSensor(task_id=f"{mode}_good", workflow_run_ids=listed, **common)
         count.override(task_id=f"{mode}_count")(good.output)
         AnonWorkflowRunsSensor(task_id=f"{mode}_mapped", workflow_run_ids=mapped, **common)
