@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from airflow.providers.common.compat.connection import get_async_connection
@@ -18,7 +17,7 @@ from airflow_anon.protocol import Plan, ending, fetch_run, probe, wait_for_run
 from airflow_anon.settings import Endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from airflow.providers.common.compat.sdk import Connection
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from airflow_anon.transport import Client
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 A_WEEK = 7 * 24 * 3600.0
 
@@ -195,19 +195,45 @@ class AnonHook(BaseHook):
         """
         from airflow_anon.transport import aconverse
 
-        async with self.ajoin() as client:
-            return await aconverse(client, conversation, tell=tell or self.tell, patient=patient)
-
-    @asynccontextmanager
-    async def ajoin(self) -> AsyncIterator[SharedClient]:
-        """Join the client that all conversations of one connection and event loop share."""
-        from airflow_anon.sharing import SharedClient
-
-        client = SharedClient.join((type(self), self.anon_conn_id), self.aendpoint)
+        client = self.ajoin()
         try:
-            yield client
+            return await aconverse(client, conversation, tell=tell or self.tell, patient=patient)
         finally:
             await client.leave()
+
+    def ajoin(self) -> SharedClient:
+        """Join the client that all conversations of one connection and event loop share; leave it at the end."""
+        from airflow_anon.sharing import SharedClient
+
+        return SharedClient.join((type(self), self.anon_conn_id), self.aendpoint)
+
+    async def aconverse_each(
+        self,
+        conversations: Mapping[K, Conversation[T]],
+        enough: Callable[[K, T], bool],
+        *,
+        tell: Callable[[News], None],
+        patient: bool = False,
+    ) -> None:
+        """
+        Carry conversations out side by side, until the last is over or one of them is enough.
+
+        :param enough: takes each result as it comes, and says whether the others can be left.
+        :raises AnonError: the first that one of them raises; the others are left.
+        """
+
+        async def carry_out(key: K, conversation: Conversation[T]) -> tuple[K, T]:
+            return key, await self.aconverse(conversation, tell=tell, patient=patient)
+
+        tasks = [asyncio.ensure_future(carry_out(*item)) for item in conversations.items()]
+        try:
+            for done in asyncio.as_completed(tasks):
+                if enough(*await done):
+                    return
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def endpoint(self) -> Endpoint:
         """

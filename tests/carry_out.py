@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import time
+from bisect import insort
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from airflow.providers.common.compat.sdk import (
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, AIRFLOW_V_3_3_PLUS
 
 from airflow_anon.links import plain_xcom
+from airflow_anon.sharing import CLIENTS
 from airflow_anon.simulator import MovableClock, Simulator
 
 if AIRFLOW_V_3_3_PLUS:
@@ -36,6 +38,12 @@ else:
     from airflow.exceptions import AirflowRescheduleException
 
 LONGEST = 10_000
+# Turns of the loop after which nobody is about to begin, to end or to be cancelled.
+CALM = 5
+
+
+def _waits() -> int:
+    return sum(client._waits for client in CLIENTS[asyncio.get_running_loop()].values())
 
 
 class MovingTime:
@@ -45,6 +53,7 @@ class MovingTime:
         self.simulator = simulator
         self.offset = 0.0
         self.slept: list[float] = []
+        self.sleepers: list[tuple[float, int]] = []
         self.real_time, self.real_monotonic = time.time, time.monotonic
 
     def time(self) -> float:
@@ -61,8 +70,18 @@ class MovingTime:
             raise AssertionError("the task waits for ever")
 
     async def asleep(self, seconds: float) -> None:
-        self.sleep(seconds)
-        await asyncio.sleep(0)
+        """Sleep beside others: once all who wait on this loop are asleep, the first to wake moves the clocks."""
+        me = (self.time() + seconds, id(asyncio.current_task()))
+        insort(self.sleepers, me)
+        calm = 0
+        try:
+            while me[0] > self.time() and calm < CALM:
+                await asyncio.sleep(0)
+                calm = calm + 1 if self.sleepers[0] == me and len(self.sleepers) == _waits() else 0
+        finally:
+            self.sleepers.remove(me)
+        if me[0] > self.time():
+            self.sleep(max(me[0] - self.time(), 0.0))
 
     def utcnow(self) -> datetime:
         return datetime.fromtimestamp(self.time(), tz=timezone.utc)

@@ -1,0 +1,316 @@
+"""
+Many runs that are waited for together: what is known of each, and what all of it comes to.
+
+SANS-IO, as ``protocol`` is, which judges each run.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from airflow_anon.exceptions import AnonInvalidIdError, AnonProtocolError
+from airflow_anon.memory import STILL_WAITING_EVERY, Memory, News, duration
+from airflow_anon.protocol import NEVER, Look, Outcome, Plan, Sleep, last_seen
+from airflow_anon.runs import WorkflowRun, normalise_id
+
+MOST_NAMED = 10
+MOST_WARNINGS = 5
+
+
+def read_ids(value: object) -> list[str]:
+    """
+    Read the ids of many runs: a list of them, or a text that a template made of one.
+
+    :raises AnonInvalidIdError: it is neither, or one of them is no id.
+    """
+    listed_ids = _parsed(value) if isinstance(value, str) else value
+    if not isinstance(listed_ids, Sequence) or isinstance(listed_ids, str | bytes):
+        shown = repr(value)
+        raise AnonInvalidIdError(
+            f"workflow_run_ids must be a list of ids, not {shown if len(shown) <= 200 else f'{shown[:200]}...'}. "
+            f"{_advice(value)}"
+        )
+    return [normalise_id(item, f"workflow_run_ids[{number}]") for number, item in enumerate(listed_ids)]
+
+
+def _parsed(text: str) -> object:
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return None
+
+
+def _advice(value: object) -> str:
+    try:
+        normalise_id(value)
+    except AnonInvalidIdError:
+        return "Give it a list, the output of a task that returns one, or a template that renders to one."
+    return "For a single run write it in brackets, or use AnonWorkflowRunSensor with workflow_run_id."
+
+
+def counted(number: int) -> str:
+    """Write how many workflow runs."""
+    return f"{number:,} workflow run{'' if number == 1 else 's'}"
+
+
+def listed(texts: Iterable[str]) -> str:
+    """Write several sentences, but not thousands."""
+    items = list(texts)
+    more = f" And {len(items) - MOST_NAMED:,} more." if len(items) > MOST_NAMED else ""
+    return " ".join(items[:MOST_NAMED]) + more
+
+
+@dataclass(slots=True)
+class Member:
+    """
+    One run of a group.
+
+    :param run: the run, once it is over and was seen so here.
+    :param asks_user: whether the last look found that it has begun to wait for a person.
+    :param at: when that look was taken; *due_at*: when to take the next.
+    """
+
+    plan: Plan
+    memory: Memory
+    outcome: Outcome = Outcome.WAITING
+    run: WorkflowRun | None = None
+    asks_user: WorkflowRun | None = None
+    at: float = 0.0
+    due_at: float = 0.0
+    spread: float = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended."""
+        return self.outcome is Outcome.OVER
+
+
+class Group:
+    """
+    The runs of one wait, each with a memory of its own.
+
+    :param plan: what holds for each; it names no run.
+    :param ids: in the order in which their runs are handed on; one that is there twice is looked at once.
+    :param fail_fast: whether the first run that does not end well ends the wait.
+    :param seen_at: when all were last seen, if they were.
+    :param told_at: when the log was last told anything.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        ids: Sequence[str],
+        *,
+        fail_fast: bool,
+        seen_at: float | None = None,
+        told_at: float = 0.0,
+    ) -> None:
+        self.plan = plan
+        self.ids = ids
+        self.fail_fast = fail_fast
+        self.told_at = told_at
+        self.is_new = seen_at is None
+        self.warnings = 0
+        self.round_at = 0.0
+        self.first: str | None = None
+        # One list for all: the log is told once of each status that is not known.
+        self.warned_of: list[str] = []
+        self.members: dict[str, Member] = {}
+        for workflow_run_id in ids:
+            if workflow_run_id.lower() not in self.members:
+                memory = Memory(seen_at=seen_at, told_at=told_at, warned_of=self.warned_of)
+                self.members[workflow_run_id.lower()] = Member(
+                    replace(plan, workflow_run_id=workflow_run_id), memory
+                )
+
+    @property
+    def size(self) -> int:
+        """How many runs there are."""
+        return len(self.members)
+
+    @property
+    def unfinished(self) -> list[Member]:
+        """The runs that are not over."""
+        return [member for member in self.members.values() if not member.is_over]
+
+    @property
+    def runs(self) -> list[WorkflowRun]:
+        """The runs that are over, as far as they were seen here."""
+        return [member.run for member in self.members.values() if member.run is not None]
+
+    @property
+    def all_well(self) -> bool:
+        """Whether all runs were seen here to end well."""
+        return all(member.run is not None and member.run.succeeded for member in self.members.values())
+
+    @property
+    def took_no_action(self) -> bool:
+        """Whether there are runs, and all of them ended well without doing anything."""
+        return bool(self.members) and all(run.took_no_action for run in self.runs)
+
+    @property
+    def asking(self) -> list[WorkflowRun]:
+        """The runs that have just begun to wait for a person."""
+        return [member.asks_user for member in self.members.values() if member.asks_user is not None]
+
+    @property
+    def missed(self) -> bool:
+        """Whether any of the last looks went unanswered."""
+        return any(member.memory.missed for member in self.unfinished)
+
+    @property
+    def awaiting_since(self) -> float | None:
+        """Since when a run has been waiting for a person, if one does."""
+        return min((member.memory.awaiting_since for member in self.awaiting), default=None)  # type: ignore[type-var]
+
+    @property
+    def awaiting(self) -> list[Member]:
+        """The runs that wait for a person."""
+        return [member for member in self.unfinished if member.memory.awaiting_since is not None]
+
+    @property
+    def seen_at(self) -> float | None:
+        """When all of them had been seen, if they had."""
+        seen = [member.memory.seen_at for member in self.unfinished]
+        return None if None in seen else min(seen, default=None)  # type: ignore[type-var]
+
+    def payloads(self) -> list[dict[str, Any]]:
+        """Return the runs' JSON in the order of the ids."""
+        runs = (self.members[workflow_run_id.lower()].run for workflow_run_id in self.ids)
+        return [run.to_payload() for run in runs if run is not None]
+
+    # Looks.
+
+    def due(self, now: float) -> dict[str, Member]:
+        """Begin a round of looks, and return the runs to look at."""
+        self.round_at = now
+        for member in self.members.values():
+            member.asks_user = None
+        return {
+            key: member
+            for key, member in sorted(self.members.items(), key=lambda item: item[0] != self.first)
+            if not member.is_over and member.due_at <= now
+        }
+
+    def unread(self, now: float) -> dict[str, Member]:
+        """Return the runs whose end was seen elsewhere, once there is none to wait for: now their JSON is wanted."""
+        if self.look().outcome is Outcome.WAITING or self.decider() is not None:
+            return {}
+        unread = {key: member for key, member in self.members.items() if member.is_over and not member.run}
+        for member in unread.values():
+            member.memory.seen_at = now
+        return unread
+
+    def is_silent_about(self, workflow_run_id: str | None) -> bool:
+        """Say whether the last look at a run went unanswered; without an id, at any."""
+        member = self.members.get((workflow_run_id or "").lower())
+        return self.missed if member is None else member.memory.missed > 0
+
+    def take(self, key: str, look: Look) -> bool:
+        """Take in a look at one run, and say whether it ends the wait for all."""
+        member = self.members[key]
+        member.outcome, member.at, member.spread = look.outcome, look.at, look.pause.spread
+        member.run = look.run if member.is_over else None
+        member.asks_user = look.run if look.asks_user else None
+        member.due_at = look.at + look.pause.seconds
+        if look.run is not None:
+            # What was looked at together is due together.
+            member.due_at = min(member.due_at, self.round_at + self.plan.interval(self.round_at))
+        return self._decides(member)
+
+    def drop(self, key: str) -> None:
+        """Forget the JSON of a run that ended well."""
+        member = self.members[key]
+        if member.run is not None and member.run.succeeded:
+            member.run = None
+
+    def _decides(self, member: Member) -> bool:
+        if member.outcome is Outcome.USER_INPUT_TIMEOUT:
+            return True
+        return self.fail_fast and member.run is not None and not member.run.succeeded
+
+    def decider(self) -> Member | None:
+        """Return the run that ends the wait for all, if one does."""
+        return next((member for member in self.members.values() if self._decides(member)), None)
+
+    def look(self) -> Look:
+        """Say what the last looks at all runs come to."""
+        members = list(self.members.values())
+        at = max([self.round_at, *(member.at for member in members)])
+        decider = self.decider()
+        if decider is not None:
+            return Look(decider.outcome, at)
+        waiting = [member for member in members if member.outcome is Outcome.WAITING]
+        if waiting:
+            pause = min(member.due_at for member in waiting) - at
+            return Look(
+                Outcome.WAITING, at, pause=Sleep(max(pause, 0.0), min(member.spread for member in waiting))
+            )
+        return Look(Outcome.TIMEOUT if self.unfinished else Outcome.OVER, at)
+
+    # What the log is told.
+
+    def hear(self, news: News) -> list[News]:
+        """Say what the log is told of what one run has to tell: of thousands, a few warnings now and then."""
+        if news.level != "warning" or self.warnings >= MOST_WARNINGS:
+            return []
+        self.warnings += 1
+        return [news]
+
+    def sum_up(self, now: float) -> list[News]:
+        """Return the summary of all runs, if it is time for one."""
+        if now - self.told_at < STILL_WAITING_EVERY:
+            return []
+        text = self._beginning() if self.is_new else self._summary(now)
+        self.is_new, self.told_at, self.warnings = False, now, 0
+        return [News("info", text)]
+
+    def _beginning(self) -> str:
+        plan = self.plan
+        limit = "" if plan.deadline == NEVER else f", for at most {duration(plan.deadline - plan.started_at)}"
+        return f"Waiting for {counted(self.size)}{limit}, with a look every {duration(plan.poke_interval)}."
+
+    def _summary(self, now: float) -> str:
+        unfinished = self.unfinished
+        parts = [f"{self.size - len(unfinished):,} of {self.size:,} over"]
+        statuses = Counter(member.memory.status or "not seen here yet" for member in unfinished)
+        parts += [f"{count:,} {status}" for status, count in statuses.most_common()]
+        if missed := sum(member.memory.missed > 0 for member in unfinished):
+            parts.append(f"no answer about {missed:,}")
+        left = "" if self.plan.deadline == NEVER else f", {duration(self.plan.deadline - now)} left"
+        return f"Still waiting: {', '.join(parts)}; {duration(now - self.plan.started_at)} so far{left}."
+
+    def ending(self) -> News:
+        """Tell how the runs ended."""
+        ends = Counter(str(run.status) for run in self.runs)
+        how = ", ".join(f"{count:,} {status}" for status, count in ends.most_common())
+        return News("info", f"{len(self.runs):,} of {counted(self.size)} over: {how or 'none'}.")
+
+    def last_seen(self) -> str:
+        """Write what is known of the runs that are not over."""
+        return listed(
+            f"{member.plan.workflow_run_id}: {last_seen(member.memory)}{_since_then(member.memory)}."
+            for member in self.unfinished
+        )
+
+    def member(self, workflow_run_id: str) -> Member:
+        """
+        Return the run with an id.
+
+        :raises AnonProtocolError: it is none of these.
+        """
+        member = self.members.get(workflow_run_id.lower())
+        if member is None:
+            raise AnonProtocolError(f"{workflow_run_id} is none of the runs that are waited for.")
+        return member
+
+
+def _since_then(memory: Memory) -> str:
+    return f", and since then there was no answer ({memory.trouble})" if memory.trouble else ""
