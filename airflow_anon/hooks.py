@@ -146,7 +146,8 @@ class AnonHook(BaseHook):
             with self:
                 return self.converse(probe())
         except AnonError as error:
-            return False, str(error)
+            # Airflow's Test button tests a copy of the connection, under a random name.
+            return False, str(error).removeprefix(f"Connection {self.anon_conn_id!r}: ")
 
     def get_conn(self) -> Client:
         """Return the client for the connection, which keeps one TCP connection alive."""

@@ -127,11 +127,13 @@ def _speaks_tls(endpoint: Endpoint, proxy: str | None) -> bool:
     return any(url.startswith("https:") for url in (endpoint.base_url, proxy or ""))
 
 
-def explain(error: BaseException) -> str:
+def explain(error: BaseException, *, has_proxy: bool = False) -> str:
     """
     Say in a few words what kind of trouble an exception is, by its class and its codes.
 
     Its own text is not used: it may hold addresses with credentials, and differs between libraries.
+
+    :param has_proxy: whether a proxy was to be reached, and not the API itself.
     """
     seen: list[BaseException] = []
     queue: list[object] = [error]
@@ -150,7 +152,7 @@ def explain(error: BaseException) -> str:
             if isinstance(item, kind) and not isinstance(item, aiohttp.ClientSSLError):
                 text: str | None = words(item) if callable(words) else words
                 if text:
-                    return text
+                    return f"proxy not reached ({text})" if has_proxy and kind in NOT_REACHED else text
     return type(error).__name__
 
 
@@ -186,6 +188,7 @@ TROUBLES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Any
     (OSError, _os_error),
     (requests.exceptions.ProxyError, "the proxy did not connect"),
 )
+NOT_REACHED = (socket.gaierror, ConnectionRefusedError, OSError)
 TOO_LONG = f"an answer of more than {LONGEST_BODY} bytes"
 
 
@@ -335,7 +338,8 @@ class Client:
         try:
             status, headers, body = self._get(url)
         except (urllib3.exceptions.HTTPError, OSError, http.client.HTTPException, ValueError) as error:
-            return NoResponse(explain(error), sent_at, time.time(), url, self.endpoint.conn_id)
+            reason = explain(error, has_proxy=bool(self.proxies))
+            return NoResponse(reason, sent_at, time.time(), url, self.endpoint.conn_id)
         if body is None:
             return NoResponse(TOO_LONG, sent_at, time.time(), url, self.endpoint.conn_id)
         return Response(status, headers, body, sent_at, time.time(), url, self.endpoint.conn_id)
@@ -474,7 +478,8 @@ class AsyncClient:
             async with self.session.get(url, **self.options) as response:
                 body = await self._body(response)
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError) as error:
-            return NoResponse(explain(error), sent_at, time.time(), url, self.endpoint.conn_id)
+            reason = explain(error, has_proxy="proxy" in self.options)
+            return NoResponse(reason, sent_at, time.time(), url, self.endpoint.conn_id)
         if body is None:
             return NoResponse(TOO_LONG, sent_at, time.time(), url, self.endpoint.conn_id)
         return Response(

@@ -1048,10 +1048,20 @@ def test_a_proxy_that_does_not_connect_is_told(ask, status):
 
 @pytest.mark.parametrize("host", ["worker.anon.com", "http://worker.anon.com"])
 def test_a_proxy_that_is_not_there_is_told(ask, host):
-    assert (
-        reason_of(ask(endpoint_of(host, proxy=f"http://me:{PROXY_PASSWORD}@127.0.0.1:9")))
-        == "connection refused"
-    )
+    reason = reason_of(ask(endpoint_of(host, proxy=f"http://me:{PROXY_PASSWORD}@127.0.0.1:9")))
+
+    assert reason == "proxy not reached (connection refused)"
+
+
+def test_a_proxy_without_an_address_is_told(ask, monkeypatch):
+    def getaddrinfo(*args, **kwargs):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    reason = reason_of(ask(endpoint_of("worker.anon.com", proxy="http://proxy.invalid:3128")))
+
+    assert reason == "proxy not reached (host name not found)"
 
 
 @pytest.mark.parametrize(
