@@ -63,10 +63,13 @@ class AnonHook(BaseHook):
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:  # pragma: no cover  tested before Airflow 3.2
         """Return the form's further fields for Airflow before 3.2."""
+        from flask_appbuilder.fieldwidgets import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
+            BS3TextFieldWidget,
+        )
         from wtforms import StringField  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
         return {
-            name: StringField(field["label"], description=field["description"])
+            name: StringField(field["label"], description=field["description"], widget=BS3TextFieldWidget())
             for name, field in cls.form["conn-fields"].items()
         }
 
