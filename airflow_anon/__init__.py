@@ -34,7 +34,7 @@ def get_provider_info() -> dict[str, Any]:
                     "placeholders": {
                         "host": "worker.anon.com",
                         "schema": "https",
-                        "port": "443",
+                        "port": "443 (Airflow 3.3 tests no connection without a port)",
                         "login": "leave empty to send the token as Bearer",
                         "password": "the API token; with a login, its password",
                     },
@@ -48,7 +48,7 @@ def get_provider_info() -> dict[str, Any]:
                         "Proxy", "Such as http://proxy.example:3128; the environment's if empty."
                     ),
                     "credential_header": _field(
-                        "Credential header", "Carries the token; Authorization if empty."
+                        "Credential header", "HTTP header that carries the token; Authorization if empty."
                     ),
                     "credential_scheme": _field(
                         "Credential scheme",
@@ -61,7 +61,7 @@ def get_provider_info() -> dict[str, Any]:
                         "Max connections", "TCP connections that a triggerer opens at most; 100 if empty."
                     ),
                     "max_requests_per_second": _field(
-                        "Max requests per second", "Of all waits of a triggerer; no limit if empty."
+                        "Max requests per second", "All waits of a triggerer together; no limit if empty."
                     ),
                     "run_url_template": _field(
                         "Run URL template",

@@ -585,7 +585,7 @@ def _advice(answer: Answer) -> str:
     """Say what to do about an answer that is not the API's, or not a good one."""
     status = answer.status_code or 0
     if answer.meaning is Meaning.REFUSED:
-        return "The token is missing or not accepted: check 'password' and 'login'."
+        return "The token ('password') is missing or not accepted; for Basic, check 'login' too."
     if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
         return "The proxy wants a login and password: http://login:password@proxy.example:3128 in 'proxy'."
     if answer.meaning is Meaning.DISTURBED and status != HTTPStatus.OK:

@@ -156,6 +156,12 @@ def explain(error: BaseException, *, has_proxy: bool = False) -> str:
     return type(error).__name__
 
 
+def _tls_error(error: Any) -> str:
+    if error.reason == "WRONG_VERSION_NUMBER":
+        return "the server does not speak TLS"
+    return f"TLS failed: {error.reason or type(error).__name__}"
+
+
 def _os_error(error: Any) -> str | None:
     return os.strerror(error.errno) if error.errno else None
 
@@ -163,7 +169,7 @@ def _os_error(error: Any) -> str | None:
 TROUBLES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Any], ...] = (
     ((ssl.SSLEOFError, ssl.SSLZeroReturnError), "connection lost"),
     (ssl.SSLCertVerificationError, lambda error: f"TLS certificate not accepted: {error.verify_message}"),
-    (ssl.SSLError, lambda error: f"TLS failed: {error.reason or type(error).__name__}"),
+    (ssl.SSLError, _tls_error),
     (socket.gaierror, "host name not found"),
     (ConnectionRefusedError, "connection refused"),
     ((TimeoutError, asyncio.TimeoutError), "timed out"),

@@ -1041,12 +1041,12 @@ PAGE = {"Content-Type": "text/HTML; charset=utf-8"}
         (
             401,
             False,
-            "{} answers 401 Unauthorized. The token is missing or not accepted: check 'password' and 'login'.",
+            "{} answers 401 Unauthorized. The token ('password') is missing or not accepted; for Basic, check 'login' too.",
         ),
         (
             403,
             False,
-            "{} answers 403 Forbidden. The token is missing or not accepted: check 'password' and 'login'.",
+            "{} answers 403 Forbidden. The token ('password') is missing or not accepted; for Basic, check 'login' too.",
         ),
         (
             302,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -24,11 +25,13 @@ IS_AIRFLOW_2 = airflow.__version__.startswith("2.")
 ROOT = Path(__file__).parents[2]
 LONGEST_START = 120.0
 PATIENCE = 30_000
+CONN_ID = "anon_default"
+STANDARD = ("host", "login", "password", "port", "schema", "description")
 READ = """
-import json, sys
+import json
 from dataclasses import asdict
 from airflow_anon.hooks import AnonHook
-print(json.dumps(asdict(AnonHook(sys.argv[1]).endpoint())))
+print(json.dumps(asdict(AnonHook().endpoint())))
 """
 
 
@@ -63,10 +66,16 @@ class UiAirflow(LocalAirflow):
                 return
         pytest.fail("Airflow's pages do not come up")
 
-    def read(self, conn_id: str) -> dict[str, Any]:
+    def forget_connections(self) -> None:
+        """Delete what is stored."""
+        with sqlite3.connect(self.home / "airflow.db") as database:
+            database.execute("DELETE FROM connection")
+        database.close()
+
+    def read(self) -> dict[str, Any]:
         """Return what ``AnonHook`` reads in a stored connection, read in a process of its own as a task does."""
         environment = self._environment | {"_AIRFLOW_PROCESS_CONTEXT": "server"}
-        command = [sys.executable, "-c", READ, conn_id]
+        command = [sys.executable, "-c", READ]
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, env=environment, cwd=self.home
         )
@@ -97,19 +106,19 @@ class FormOf3:
     def dialog(self) -> Locator:
         return self.page.get_by_role("dialog")
 
-    def begin(self, conn_id: str) -> None:
+    def begin(self) -> None:
         """Begin a connection of our type."""
         self.page.goto(self.url)
         self.page.get_by_role("button", name="Add Connection").first.click(timeout=PATIENCE)
-        self.dialog.locator("[name=connection_id]").fill(conn_id)
+        self.dialog.locator("[name=connection_id]").fill(CONN_ID)
         self.dialog.get_by_role("combobox").first.fill("Anon")
         self.page.get_by_role("option", name="Anon", exact=True).click()
         self.dialog.locator("[name=host]").wait_for()
 
-    def edit(self, conn_id: str) -> None:
+    def edit(self) -> None:
         """Open a stored connection."""
         self.page.goto(self.url)
-        self._row(conn_id).get_by_role("button", name="Edit Connection").click(timeout=PATIENCE)
+        self._row().get_by_role("button", name="Edit Connection").click(timeout=PATIENCE)
         self.dialog.locator("[name=host]").wait_for()
 
     def show(self, section: str) -> None:
@@ -134,19 +143,20 @@ class FormOf3:
         self.dialog.get_by_role("button", name="Save").click()
         self.dialog.wait_for(state="hidden")
 
-    def test(self, conn_id: str, **fields: str) -> tuple[bool, str]:
+    def test(self, **fields: str) -> tuple[bool, str]:
         """Store a connection and press the button that tests it; return how it went and what the page says."""
-        self.begin(conn_id)
+        self.begin()
         self.fill(**fields)
         self.save()
-        return self.press_test(conn_id)
+        return self.press_test()
 
-    def press_test(self, conn_id: str) -> tuple[bool, str]:
+    def press_test(self) -> tuple[bool, str]:
         """Press the button of a stored connection."""
         self.page.goto(self.url)
-        self._row(conn_id).get_by_role("button", name="Test Connection").click(timeout=PATIENCE)
+        self._row().get_by_role("button", name="Test Connection").click(timeout=PATIENCE)
         toast = self.page.locator("[data-scope=toast][data-part=root]").filter(has_text="Test Connection")
         toast.wait_for(timeout=PATIENCE)
+        toast.evaluate("it => Promise.all(it.getAnimations({subtree: true}).map(each => each.finished))")
         title = toast.locator("[data-part=title]").inner_text()
         return title == "Test Connection Successful", toast.locator("[data-part=description]").inner_text()
 
@@ -178,19 +188,14 @@ class FormOf3:
         return found
 
     def _field(self, name: str) -> Locator:
-        standard = self.dialog.locator(f"[name={name}]")
-        is_standard = standard.count() > 0 or name in STANDARD
-        self.show("Standard Fields" if is_standard else "Extra Fields")
-        field = standard if is_standard else self.dialog.locator(f"[name=element_{name}]")
+        self.show("Standard Fields" if name in STANDARD else "Extra Fields")
+        field = self.dialog.locator(f"[name={name}]" if name in STANDARD else f"[name=element_{name}]")
         field.wait_for()
         return field
 
-    def _row(self, conn_id: str) -> Locator:
-        cell = self.page.get_by_role("cell", name=conn_id, exact=True)
+    def _row(self) -> Locator:
+        cell = self.page.get_by_role("cell", name=CONN_ID, exact=True)
         return self.page.get_by_role("row").filter(has=cell)
-
-
-STANDARD = ("host", "login", "password", "port", "schema", "description")
 
 
 class FormOf2:
@@ -199,17 +204,17 @@ class FormOf2:
     def __init__(self, page: Page, url: str) -> None:
         self.page, self.url = page, f"{url}/connection"
 
-    def begin(self, conn_id: str) -> None:
+    def begin(self) -> None:
         """Begin a connection of our type."""
         self.page.goto(f"{self.url}/add", timeout=PATIENCE)
-        self.page.locator("#conn_id").fill(conn_id)
+        self.page.locator("#conn_id").fill(CONN_ID)
         self.page.locator("#conn_type").select_option("anon", force=True)
         self.page.locator("#extra__anon__timeout").wait_for()
 
-    def edit(self, conn_id: str) -> None:
+    def edit(self) -> None:
         """Open a stored connection."""
         self.page.goto(f"{self.url}/list/", timeout=PATIENCE)
-        cell = self.page.get_by_role("cell", name=conn_id, exact=True)
+        cell = self.page.get_by_role("cell", name=CONN_ID, exact=True)
         row = self.page.get_by_role("row").filter(has=cell)
         row.locator("a[href*='/connection/edit/']").click()
         self.page.locator("#extra__anon__timeout").wait_for()
@@ -228,9 +233,9 @@ class FormOf2:
         self.page.get_by_role("button", name="Save").click()
         self.page.wait_for_url("**/connection/list/**")
 
-    def test(self, conn_id: str, **fields: str) -> tuple[bool, str]:
+    def test(self, **fields: str) -> tuple[bool, str]:
         """Fill a connection in and press the button that tests it; return how it went and what the page says."""
-        self.begin(conn_id)
+        self.begin()
         self.fill(**fields)
         # The page shows green whenever there was an answer: only the answer tells how the test went.
         with self.page.expect_response("**/connections/test") as response:
@@ -288,3 +293,4 @@ def form(browser: Browser, ui_airflow: UiAirflow) -> Iterator[FormOf2 | FormOf3]
     context.set_default_timeout(PATIENCE)
     yield Form(context.new_page(), ui_airflow.url)
     context.close()
+    ui_airflow.forget_connections()
