@@ -96,7 +96,7 @@ def test_every_field_is_there_in_order_and_says_what_it_is_for(
 
     fields = {field.name: field for field in form.fields()}
 
-    form.page.set_viewport_size({"width": 1280, "height": 1500})
+    form.page.set_viewport_size({"width": 1280, "height": 1900})
     save_screenshot(form.page, "connection-form-extra")
     own = [name for name in fields if name not in ("connection_id", "conn_id", "extra")]
     assert own == [*ORDER, *EXTRAS]
@@ -157,11 +157,13 @@ def test_every_field_arrives_and_stays_when_it_is_saved_again(form: Form, ui_air
     form.save()
 
     everything_stored(ui_airflow)
-    assert masked == {"proxy"}
+    # Airflow 2 masks a token alone; whoever may edit a connection sees the rest of it.
+    assert masked == (set() if IS_AIRFLOW_2 else {"proxy"})
     assert TOKEN not in shown
-    assert PROXY_PASSWORD not in shown
+    assert IS_AIRFLOW_2 or PROXY_PASSWORD not in shown
 
 
+@pytest.mark.skipif(IS_AIRFLOW_2, reason="it cannot delete what a field holds, as its form says")
 def test_a_field_made_blank_again_means_its_default(form: Form, ui_airflow: UiAirflow) -> None:
     form.begin()
     form.fill(host="anon.example", timeout="5", max_connections="3")
