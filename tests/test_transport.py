@@ -799,8 +799,14 @@ def test_tls_spoken_to_a_server_that_does_not_know_it_is_told_alike():
         with Server(on_accept=then_close(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as server:
             told.add(reason_of(ask(endpoint_of(f"https://{server.authority}"))))
 
-    assert len(told) == 1
-    assert told.pop().startswith("TLS failed: ")
+    assert told == {"the server does not speak TLS"}
+
+
+def test_trouble_with_tls_is_told_by_its_code():
+    error = ssl.SSLError(1, "secret")
+    error.reason = "NO_SHARED_CIPHER"
+
+    assert transport.explain(error) == "TLS failed: NO_SHARED_CIPHER"
 
 
 def test_a_server_that_hangs_up_on_the_handshake_is_told_alike():
