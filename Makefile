@@ -2,7 +2,7 @@
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: demo ui test lint types layers matrix system bench build constraints clean
+.PHONY: demo ui test lint types layers matrix system browser screenshots chromium bench build constraints clean
 
 AIRFLOW := 3.3.2
 PYTHONS := python3 python3.11 python3.12 python3.13 python3.10
@@ -39,6 +39,12 @@ matrix: .venv/ready  ## the oldest Airflow in full, those between by what they l
 system: .venv/ready  ## waits in a real Airflow with PostgreSQL; `make system SIZE=--full` for the whole size
 	$(BIN)/python tests/system/run.py $(SIZE) --result .nox/system-result.json
 
+browser: .venv/browser chromium  ## Airflow's pages and the simulator's, in a browser
+	BROWSER_TESTS=required $(BIN)/python -m pytest tests/browser
+
+screenshots: .venv/browser chromium  ## take the pictures in docs/images anew
+	BROWSER_TESTS=required SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/browser
+
 bench: .venv/ready  ## ours beside other providers; writes benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/run.py
 
@@ -69,5 +75,24 @@ clean:
 	  $(BIN)/python -m pip install $$what
 	}
 	touch $@
+
+.venv/browser: .venv/ready
+	@pins=constraints/airflow-$(AIRFLOW)-py$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt
+	$(BIN)/uv pip install -q --python $(BIN)/python -c $$pins --group browser || {
+	  $(BIN)/python -m pip install -q --upgrade pip
+	  $(BIN)/python -m pip install -q -c $$pins --group browser
+	}
+	touch $@
+
+chromium:
+	@for name in chromium chromium-browser google-chrome; do
+	  if command -v $$name >/dev/null; then exit; fi
+	done
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+	  echo "Chromium is needed, and was not found. On Debian: apt-get install chromium" >&2
+	  exit 1
+	fi
+	apt-get update -qq
+	apt-get install -qq -y --no-install-recommends chromium
 
 .ONESHELL: .venv/ready

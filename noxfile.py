@@ -11,7 +11,7 @@ from pathlib import Path
 import nox
 
 MATRIX = {"2.11.2": "3.10", "3.0.6": "3.12", "3.1.8": "3.13", "3.2.2": "3.12", "3.3.2": "3.11"}
-MAIN = "3.3.2"
+OLDEST, MAIN = "2.11.2", "3.3.2"
 # What an old Airflow must be kept from: from 0.132 on, FastAPI refuses what 3.0 sends to itself.
 LIMITS = {"3.0.6": ["fastapi<0.132"]}
 PYTHONS_OF_MAIN = ("3.10", "3.11", "3.12", "3.13")
@@ -84,6 +84,13 @@ def tests(session: nox.Session, airflow: str) -> None:
     session.run("pytest", *session.posargs)
 
 
+@nox.session(python=interpreter(MATRIX[OLDEST]))
+def browser(session: nox.Session) -> None:
+    """Test the connection form in the pages of the oldest Airflow; ``make browser`` does it in the newest."""
+    install(session, "test", "browser", airflow=OLDEST)
+    session.run("pytest", "tests/browser/test_connection_form.py", env={"BROWSER_TESTS": "required"})
+
+
 @nox.session(python=interpreter(MATRIX[MAIN]))
 def build(session: nox.Session) -> None:
     """Build wheel and sdist into ``dist/`` and check them."""
@@ -100,6 +107,7 @@ def constraints(session: nox.Session) -> None:
     """Write a file of pins for each line: the newest releases that go together, as names and versions only."""
     session.install("uv")
     lines = {(airflow, python): ["test"] for airflow, python in MATRIX.items() if airflow != MAIN}
+    lines[OLDEST, MATRIX[OLDEST]] += ["browser"]
     lines |= {(MAIN, python): ["test", "check", "browser", "docs"] for python in PYTHONS_OF_MAIN}
     Path("constraints").mkdir(exist_ok=True)
     for (airflow, python), groups in lines.items():

@@ -34,26 +34,38 @@ def get_provider_info() -> dict[str, Any]:
                     "placeholders": {
                         "host": "worker.anon.com",
                         "schema": "https",
-                        "port": "443",
+                        "port": "443 (Airflow 3.3 tests no connection without a port)",
                         "login": "leave empty to send the token as Bearer",
-                        "password": "the API token",
+                        "password": "the API token; with a login, its password",
                     },
                 },
                 "conn-fields": {
-                    "timeout": _field("Request timeout", "Seconds for one request in all; 30 if empty."),
+                    "timeout": _field("Timeout", "Seconds for one request in all; 30 if empty."),
                     "verify": _field("Verify TLS", "true, false, or the path of a CA file; true if empty."),
                     "client_cert": _field("Client certificate", "Path of a PEM file, for mutual TLS."),
                     "client_key": _field("Client key", "Path of its PEM key, if that is a file of its own."),
                     "proxy": _field(
                         "Proxy", "Such as http://proxy.example:3128; the environment's if empty."
                     ),
-                    "headers": _field("Headers", 'JSON of further headers, such as {"X-Tenant": "blue"}.'),
-                    "max_connections": _field("Connections", "At most so many at a time; 100 if empty."),
-                    "max_requests_per_second": _field("Requests per second", "At most; no limit if empty."),
-                    "credential_header": _field("Credential header", "Authorization if empty."),
-                    "credential_scheme": _field("Credential scheme", "Bearer if empty."),
+                    "credential_header": _field(
+                        "Credential header", "HTTP header that carries the token; Authorization if empty."
+                    ),
+                    "credential_scheme": _field(
+                        "Credential scheme",
+                        "Stands before the token; if empty, Bearer in Authorization and nothing in another header.",
+                    ),
+                    "headers": _field(
+                        "Headers", 'Further headers as a JSON object, such as {"X-Tenant": "blue"}.'
+                    ),
+                    "max_connections": _field(
+                        "Max connections", "TCP connections that a triggerer opens at most; 100 if empty."
+                    ),
+                    "max_requests_per_second": _field(
+                        "Max requests per second", "All waits of a triggerer together; no limit if empty."
+                    ),
                     "run_url_template": _field(
-                        "Link to a run", "Such as https://app.example/runs/{id}; {workflow_id} works too."
+                        "Run URL template",
+                        "Where a run is seen, such as https://app.example/runs/{id}; {workflow_id} works too.",
                     ),
                 },
             }

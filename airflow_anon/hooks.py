@@ -65,10 +65,13 @@ class AnonHook(BaseHook):
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:  # pragma: no cover  tested before Airflow 3.2
         """Return the form's further fields for Airflow before 3.2."""
+        from flask_appbuilder.fieldwidgets import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
+            BS3TextFieldWidget,
+        )
         from wtforms import StringField  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
         return {
-            name: StringField(field["label"], description=field["description"])
+            name: StringField(field["label"], description=field["description"], widget=BS3TextFieldWidget())
             for name, field in cls.form["conn-fields"].items()
         }
 
@@ -148,7 +151,8 @@ class AnonHook(BaseHook):
             with self:
                 return self.converse(probe())
         except AnonError as error:
-            return False, str(error)
+            # Airflow's Test button tests a copy of the connection, under a random name.
+            return False, str(error).removeprefix(f"Connection {self.anon_conn_id!r}: ")
 
     def get_conn(self) -> Client:
         """Return the client for the connection, which keeps one TCP connection alive."""

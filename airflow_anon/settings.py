@@ -38,11 +38,11 @@ EXTRAS = (
     "client_cert",
     "client_key",
     "proxy",
+    "credential_header",
+    "credential_scheme",
     "headers",
     "max_connections",
     "max_requests_per_second",
-    "credential_header",
-    "credential_scheme",
     "run_url_template",
 )
 
@@ -192,6 +192,7 @@ def _port(fields: _Fields, parts: SplitResult, port: int | None) -> int | None:
         in_host = parts.port
     except ValueError:
         fields.refuse("host", "has a port that is no number from 1 to 65535")
+    port = port or None  # forms of Airflow 3 have written 0 for a blank field
     if in_host and port and in_host != port:
         fields.refuse("port", f"is {port}, but host says {in_host}")
     number = port if in_host is None else in_host

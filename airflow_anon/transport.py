@@ -125,11 +125,13 @@ def _speaks_tls(endpoint: Endpoint, proxy: str | None) -> bool:
     return any(url.startswith("https:") for url in (endpoint.base_url, proxy or ""))
 
 
-def explain(error: BaseException) -> str:
+def explain(error: BaseException, *, has_proxy: bool = False) -> str:
     """
     Say in a few words what kind of trouble an exception is, by its class and its codes.
 
     Its own text is not used: it may hold addresses with credentials, and differs between libraries.
+
+    :param has_proxy: whether a proxy was to be reached, and not the API itself.
     """
     seen: list[BaseException] = []
     queue: list[object] = [error]
@@ -148,8 +150,14 @@ def explain(error: BaseException) -> str:
             if isinstance(item, kind) and not isinstance(item, aiohttp.ClientSSLError):
                 text: str | None = words(item) if callable(words) else words
                 if text:
-                    return text
+                    return f"proxy not reached ({text})" if has_proxy and kind in NOT_REACHED else text
     return type(error).__name__
+
+
+def _tls_error(error: Any) -> str:
+    if error.reason == "WRONG_VERSION_NUMBER":
+        return "the server does not speak TLS"
+    return f"TLS failed: {error.reason or type(error).__name__}"
 
 
 def _os_error(error: Any) -> str | None:
@@ -159,7 +167,7 @@ def _os_error(error: Any) -> str | None:
 TROUBLES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Any], ...] = (
     ((ssl.SSLEOFError, ssl.SSLZeroReturnError), "connection lost"),
     (ssl.SSLCertVerificationError, lambda error: f"TLS certificate not accepted: {error.verify_message}"),
-    (ssl.SSLError, lambda error: f"TLS failed: {error.reason or type(error).__name__}"),
+    (ssl.SSLError, _tls_error),
     (socket.gaierror, "host name not found"),
     (ConnectionRefusedError, "connection refused"),
     ((TimeoutError, asyncio.TimeoutError), "timed out"),
@@ -184,6 +192,7 @@ TROUBLES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Any
     (OSError, _os_error),
     (requests.exceptions.ProxyError, "the proxy did not connect"),
 )
+NOT_REACHED = (socket.gaierror, ConnectionRefusedError, OSError)
 TOO_LONG = f"an answer of more than {LONGEST_BODY} bytes"
 
 
@@ -333,7 +342,8 @@ class Client:
         try:
             status, headers, body = self._get(url)
         except (urllib3.exceptions.HTTPError, OSError, http.client.HTTPException, ValueError) as error:
-            return NoResponse(explain(error), sent_at, time.time(), url, self.endpoint.conn_id)
+            reason = explain(error, has_proxy=bool(self.proxies))
+            return NoResponse(reason, sent_at, time.time(), url, self.endpoint.conn_id)
         if body is None:
             return NoResponse(TOO_LONG, sent_at, time.time(), url, self.endpoint.conn_id)
         return Response(status, headers, body, sent_at, time.time(), url, self.endpoint.conn_id)
@@ -466,7 +476,8 @@ class AsyncClient:
             async with self.session.get(url, **self.options) as response:
                 body = await self._body(response)
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError) as error:
-            return NoResponse(explain(error), sent_at, time.time(), url, self.endpoint.conn_id)
+            reason = explain(error, has_proxy="proxy" in self.options)
+            return NoResponse(reason, sent_at, time.time(), url, self.endpoint.conn_id)
         if body is None:
             return NoResponse(TOO_LONG, sent_at, time.time(), url, self.endpoint.conn_id)
         return Response(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from typing_extensions import Self
@@ -45,11 +45,15 @@ class LocalAirflow:
 
     :param home: the folder.
     :param dags: the folder of the DAG files.
+    :param processes: which of its processes to start.
     :param settings: further environment variables.
     """
 
-    def __init__(self, home: Path, dags: Path, **settings: str) -> None:
+    def __init__(
+        self, home: Path, dags: Path, processes: Iterable[str] = tuple(PROCESSES), **settings: str
+    ) -> None:
         self.home = home
+        self.processes = processes
         self.url = f"http://{LOOPBACK}:{_free_port()}"
         self._environment = _environment(home, dags, self.url) | settings
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -59,8 +63,8 @@ class LocalAirflow:
         """Create the database and start the processes."""
         try:
             self._migrate()
-            for name, options in PROCESSES.items():
-                self._start(name, *options)
+            for name in self.processes:
+                self._start(name, *PROCESSES.get(name, []))
         except BaseException:
             self.stop()
             raise

@@ -197,7 +197,8 @@ def test_a_setting_that_makes_no_sense_is_named_before_any_request(world, stored
 
     assert (caught.value.conn_id, caught.value.field) == ("anon_default", field)
     assert not caught.value.retryable
-    assert AnonHook().test_connection() == (False, str(caught.value))
+    told = str(caught.value).removeprefix("Connection 'anon_default': ")
+    assert AnonHook().test_connection() == (False, told)
 
 
 def test_a_missing_connection_is_said_to_be_missing(world):
@@ -208,7 +209,8 @@ def test_a_missing_connection_is_said_to_be_missing(world):
         "Connection 'nowhere': There is no such connection. Create it with type 'anon', or correct anon_conn_id."
     )
     assert (caught.value.conn_id, caught.value.retryable) == ("nowhere", False)
-    assert AnonHook("nowhere").test_connection() == (False, str(caught.value))
+    told = "There is no such connection. Create it with type 'anon', or correct anon_conn_id."
+    assert AnonHook("nowhere").test_connection() == (False, told)
 
 
 def test_a_connection_that_cannot_be_read_just_now_may_be_tried_again(world):
@@ -535,7 +537,7 @@ def test_a_wait_that_is_cancelled_ends_at_once_and_touches_nothing(connect):
 @pytest.mark.parametrize(
     ("said", "good", "words"),
     [
-        (answer("404 Not Found", {"error": "no such run"}), True, "takes the credential"),
+        (answer("404 Not Found", {"error": "no such run"}), True, "takes this connection"),
         (answer("401 Unauthorized"), False, "401 Unauthorized"),
         (answer("403 Forbidden"), False, "password"),
         (answer("404 Not Found", b"<html>", "Content-Type: text/html; charset=utf-8"), False, "web page"),
@@ -556,6 +558,8 @@ def test_a_connection_is_tested_with_one_harmless_look(said, good, words, connec
 
     assert outcome[0] is good
     assert words in outcome[1]
+    assert server.url in outcome[1]
+    assert f"{server.url}/" not in outcome[1]
     assert TOKEN not in outcome[1]
     assert {asked.line for asked in server.asked} == {
         "GET /api/v2/workflow-runs/00000000-0000-0000-0000-000000000000 HTTP/1.1"

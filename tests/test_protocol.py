@@ -1030,33 +1030,69 @@ def test_a_memory_that_went_through_json_goes_on_where_it_was():
 
 # The probe.
 
+PAGE = {"Content-Type": "text/HTML; charset=utf-8"}
+
 
 @pytest.mark.parametrize(
     ("answer", "is_good", "words"),
     [
-        (404, True, "answers and takes the credential"),
-        (payload("COMPLETED", id=NIL_ID), True, "answers and takes the credential"),
-        (401, False, "refuses the credential"),
-        (403, False, "refuses the credential"),
-        (302, False, "never redirects"),
-        (400, False, "does not take this request"),
-        (429, False, "429 Too Many Requests"),
-        (503, False, "503 Service Unavailable"),
-        (no_response("host name not found"), False, "host name not found"),
-        (response(200, b"{}"), False, "no workflow run"),
-        (response(200, b"<html>", headers={"Content-Type": "text/HTML; charset=utf-8"}), False, "web page"),
-        (response(404, b"<html>", headers={"Content-Type": "text/html"}), False, "web page"),
+        (404, True, "The API at {} answers, and takes this connection."),
+        (payload("COMPLETED", id=NIL_ID), True, "The API at {} answers, and takes this connection."),
+        (
+            401,
+            False,
+            "{} answers 401 Unauthorized. The token ('password') is missing or not accepted; for Basic, check 'login' too.",
+        ),
+        (
+            403,
+            False,
+            "{} answers 403 Forbidden. The token ('password') is missing or not accepted; for Basic, check 'login' too.",
+        ),
+        (
+            302,
+            False,
+            "{} answers 302 Found. The API never redirects, and no redirect is followed: check 'host' and 'schema'.",
+        ),
+        (400, False, "{} answers 400 Bad Request. That is not the API: check 'host'."),
+        (
+            407,
+            False,
+            (
+                "{} answers 407 Proxy Authentication Required. The proxy wants a login and password: "
+                "http://login:password@proxy.example:3128 in 'proxy'."
+            ),
+        ),
+        (429, False, "{} answers 429 Too Many Requests. That may pass: try again later."),
+        (503, False, "{} answers 503 Service Unavailable. That may pass: try again later."),
+        (no_response("host name not found"), False, "No answer from {}: host name not found."),
+        (
+            response(200, b"<html>"),
+            False,
+            "{} answers 200 OK, but no workflow run (it is not JSON). That is not the API: check 'host'.",
+        ),
+        (
+            response(404, b"<html>", headers=PAGE),
+            False,
+            "{} answers 404 Not Found and a web page. That is not the API: check 'host'.",
+        ),
+        (
+            response(502, b"<html>", headers=PAGE),
+            False,
+            "{} answers 502 Bad Gateway and a web page. That may pass: try again later.",
+        ),
     ],
-    ids=["404", "run", "401", "403", "302", "400", "429", "503", "no answer", "200", "200 page", "404 page"],
+    ids=[
+        *("404", "run", "401", "403", "302", "400", "407", "429", "503", "no answer"),
+        *("200 page", "404 page", "502 page"),
+    ],
 )
 def test_a_probe_tells_what_the_answer_says_of_the_connection(answer, is_good, words):
+    path = f"/api/v2/workflow-runs/{NIL_ID}"
+
     played = play(probe(), answer)
 
-    good, text = played.result
-    assert good is is_good
-    assert words in text
-    assert TARGET in text
-    assert played.steps == [Request(f"/api/v2/workflow-runs/{NIL_ID}")]
+    assert played.result == (is_good, words.format(TARGET))
+    assert played.steps == [Request(path)]
 
 
 # What the core does without.

@@ -799,8 +799,14 @@ def test_tls_spoken_to_a_server_that_does_not_know_it_is_told_alike():
         with Server(on_accept=then_close(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as server:
             told.add(reason_of(ask(endpoint_of(f"https://{server.authority}"))))
 
-    assert len(told) == 1
-    assert told.pop().startswith("TLS failed: ")
+    assert told == {"the server does not speak TLS"}
+
+
+def test_trouble_with_tls_is_told_by_its_code():
+    error = ssl.SSLError(1, "secret")
+    error.reason = "NO_SHARED_CIPHER"
+
+    assert transport.explain(error) == "TLS failed: NO_SHARED_CIPHER"
 
 
 def test_a_server_that_hangs_up_on_the_handshake_is_told_alike():
@@ -1048,10 +1054,20 @@ def test_a_proxy_that_does_not_connect_is_told(ask, status):
 
 @pytest.mark.parametrize("host", ["worker.anon.com", "http://worker.anon.com"])
 def test_a_proxy_that_is_not_there_is_told(ask, host):
-    assert (
-        reason_of(ask(endpoint_of(host, proxy=f"http://me:{PROXY_PASSWORD}@127.0.0.1:9")))
-        == "connection refused"
-    )
+    reason = reason_of(ask(endpoint_of(host, proxy=f"http://me:{PROXY_PASSWORD}@127.0.0.1:9")))
+
+    assert reason == "proxy not reached (connection refused)"
+
+
+def test_a_proxy_without_an_address_is_told(ask, monkeypatch):
+    def getaddrinfo(*args, **kwargs):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    reason = reason_of(ask(endpoint_of("worker.anon.com", proxy="http://proxy.invalid:3128")))
+
+    assert reason == "proxy not reached (host name not found)"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from browser.airflow_ui import form as form, ui_airflow as ui_airflow
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
