@@ -20,7 +20,7 @@ os.environ.setdefault("UV_SYSTEM_CERTS", "1")
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_missing_interpreters = True
-nox.options.sessions = ["lint", "types", "layers", "tests"]
+nox.options.sessions = ["lint", "types", "layers", "docs", "tests"]
 
 
 def interpreter(version: str) -> str:
@@ -82,6 +82,17 @@ def tests(session: nox.Session, airflow: str) -> None:
     """Run the suite, or the tests named after ``--``, on one line of Airflow."""
     install(session, "test", airflow=airflow)
     session.run("pytest", *session.posargs)
+
+
+@nox.session(python=interpreter(MATRIX[MAIN]))
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error."""
+    install(session, "docs")
+    session.run(
+        *("sphinx-build", "-q", "-W", "-n", "--keep-going", "-d", "docs/_build/doctrees"),
+        *("docs", "docs/_build/html"),
+        env={"AIRFLOW_HOME": session.create_tmp()},
+    )
 
 
 @nox.session(python=interpreter(MATRIX[MAIN]))
