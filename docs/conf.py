@@ -21,6 +21,9 @@ html_title = f"airflow-provider-anon {__version__}"
 html_copy_source = False
 html_show_copyright = False
 
+# What is quoted here from a log is searched for as it is written there.
+smartquotes = False
+
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"

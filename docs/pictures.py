@@ -24,7 +24,7 @@ MODES = {
 # All of these can be read on white and on black.
 COLOURS = {WORKER: "#d9662b", TRIGGERER: "#3f8fbf", "text": "#7b7f86", "nothing": "#9a9da3"}
 
-WIDTH, LEFT, RIGHT, TOP, ROW, BAR = 760, 150, 590, 46, 50, 22
+WIDTH, LEFT, RIGHT, TOP, ROW, BAR = 800, 155, 600, 46, 50, 22
 SCALE = (RIGHT - LEFT) / MINUTES
 
 

@@ -19,7 +19,7 @@ from inspect import signature
 from pathlib import Path
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG
+from airflow.models import DagBag
 from snippets import PAGES, ROOT, SNIPPETS
 
 from airflow_anon.alarm import asleep
@@ -47,18 +47,22 @@ def run_python(snippet, request):
     request.getfixturevalue("_hurried")
     if "def test_" in snippet.code:
         run_tests(snippet, request)
-    elif "DAG(" in snippet.code:
+    elif is_dag(snippet):
         run_dag(snippet, request)
     else:
         request.getfixturevalue("anon_simulator")
         runpy.run_path(str(written(snippet, request.getfixturevalue("tmp_path"))))
 
 
+def is_dag(snippet):
+    return snippet.language == "python" and "DAG(" in snippet.code
+
+
 def run_tests(snippet, request):
     folder = request.getfixturevalue("database")
     monkeypatch = request.getfixturevalue("monkeypatch")
     # The tests of the pages are tests of the DAG that the README begins with.
-    dag_file = next(other.code for other in SNIPPETS if other.page == "README.md" and "DAG(" in other.code)
+    dag_file = next(other.code for other in SNIPPETS if other.page == "README.md" and is_dag(other))
     folder.joinpath("my_dags.py").write_text(f"{dag_file}\ndag = wait.dag\n", encoding="utf-8")
     monkeypatch.syspath_prepend(folder)
     monkeypatch.delitem(sys.modules, "my_dags", raising=False)
@@ -77,12 +81,11 @@ def run_dag(snippet, request):
     script = snippet.notes.get("run", "PENDING 1 looks, COMPLETED")
     ids = [simulator.create_run(script, run_id) for run_id in dict.fromkeys(UUID.findall(snippet.code))]
     ids = ids or [simulator.create_run(script), simulator.create_run(script)]
-    names = runpy.run_path(str(written(snippet, folder)))
-    tasks = [getattr(value, "operator", value) for value in names.values()]
-    dags = {id(dag): dag for dag in (getattr(task, "dag", task) for task in tasks) if isinstance(dag, DAG)}
+    bag = DagBag(str(written(snippet, folder)))
 
-    assert dags
-    for dag in dags.values():
+    assert bag.import_errors == {}
+    assert bag.dags
+    for dag in bag.dags.values():
         dag_run = dag.test(run_conf={"workflow_run_id": ids[0], "workflow_run_ids": ids})
         assert str(dag_run.state) == snippet.notes.get("ends", "success")
     assert simulator.requests
@@ -114,10 +117,15 @@ def run_shell(snippet, request):
     if re.search(r"^airflow ", snippet.code, re.MULTILINE):
         request.getfixturevalue("database")
         environment["AIRFLOW_HOME"] = str(folder)
+        environment["AIRFLOW__CORE__DAGS_FOLDER"] = str(folder)
         for database in Path(os.environ["AIRFLOW_HOME"]).glob("*.db"):
             shutil.copy(database, folder)
+        for other in SNIPPETS:
+            if other.page == snippet.page and is_dag(other):
+                written(other, folder)
     with Simulator() as simulator:
-        lines = [runnable(line, simulator) for line in snippet.code.splitlines()]
+        run = snippet.notes.get("run", "AWAITING_USER_INPUT until answered, COMPLETED")
+        lines = [runnable(line, simulator, run) for line in snippet.code.splitlines()]
         script = "\n".join(["set -euo pipefail", STRICT_CURL, *lines])
         done = subprocess.run(
             ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -126,7 +134,7 @@ def run_shell(snippet, request):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def runnable(line, simulator):
+def runnable(line, simulator, run):
     """Make a line end by itself, and find what it names: the simulator's port, a run, a target of make."""
     if line.startswith("make "):
         target = line.split()[1]
@@ -134,7 +142,7 @@ def runnable(line, simulator):
     if line.startswith("python -m airflow_anon.simulator"):
         return f"{line} --port 0 --serve-for 0.1"
     line = line.replace("8099", str(simulator.port))
-    return re.sub(r"\bID\b", simulator.create_run("AWAITING_USER_INPUT until answered, COMPLETED"), line)
+    return re.sub(r"\bID\b", simulator.create_run(run), line)
 
 
 def run_json(snippet, request):
