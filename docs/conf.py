@@ -21,8 +21,8 @@ html_title = f"airflow-provider-anon {__version__}"
 html_copy_source = False
 html_show_copyright = False
 
-# What is quoted here from a log is searched for as it is written there.
-smartquotes = False
+# What is quoted here from a log is searched for as it is written there: straight quotes stay straight.
+smartquotes_action = "D"
 
 myst_heading_anchors = 3
 

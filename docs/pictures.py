@@ -76,8 +76,8 @@ def _legend() -> list[str]:
             f'<rect x="{x}" y="6" width="14" height="14" fill="{COLOURS[where]}"/>',
             _text(x + 20, 18, words),
         ]
-        x += 165
-    x += 30
+        x += 178
+    x += 20
     return [
         *parts,
         f'<path d="M{x} 9v8" stroke="{COLOURS["text"]}" stroke-width="2"/>',

@@ -7,21 +7,24 @@ it waits for goes through, and how its DAG ``ends``.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import pkgutil
 import re
 import runpy
 import shutil
 import subprocess
 import sys
 import time
-from inspect import signature
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from airflow.models import DagBag
 from snippets import PAGES, ROOT, SNIPPETS
 
+import airflow_anon
 from airflow_anon.alarm import asleep
 from airflow_anon.settings import Endpoint
 from airflow_anon.simulator import Simulator, pytest_plugin
@@ -71,7 +74,7 @@ def run_tests(snippet, request):
 
     assert tests
     for test in tests:
-        test(**{name: request.getfixturevalue(name) for name in signature(test).parameters})
+        test(**{name: request.getfixturevalue(name) for name in inspect.signature(test).parameters})
 
 
 def run_dag(snippet, request):
@@ -117,12 +120,14 @@ def run_shell(snippet, request):
     if re.search(r"^airflow ", snippet.code, re.MULTILINE):
         request.getfixturevalue("database")
         environment["AIRFLOW_HOME"] = str(folder)
-        environment["AIRFLOW__CORE__DAGS_FOLDER"] = str(folder)
+        dags = folder / "dags"
+        dags.mkdir()
+        environment["AIRFLOW__CORE__DAGS_FOLDER"] = str(dags)
         for database in Path(os.environ["AIRFLOW_HOME"]).glob("*.db"):
             shutil.copy(database, folder)
         for other in SNIPPETS:
             if other.page == snippet.page and is_dag(other):
-                written(other, folder)
+                written(other, dags)
     with Simulator() as simulator:
         run = snippet.notes.get("run", "AWAITING_USER_INPUT until answered, COMPLETED")
         lines = [runnable(line, simulator, run) for line in snippet.code.splitlines()]
@@ -220,3 +225,18 @@ def test_the_credential_is_sent_as_told(row):
 
     assert headers.get(name) == (value or None)
     assert len(headers) == 3 + bool(value)
+
+
+def public_classes():
+    for module in pkgutil.iter_modules(airflow_anon.__path__, "airflow_anon."):
+        if not module.ispkg:
+            names = vars(import_module(module.name))
+            classes = [value for value in names.values() if inspect.isclass(value)]
+            yield from (kind for kind in classes if kind.__name__.startswith(("Anon", "WorkflowRun")))
+
+
+@pytest.mark.parametrize("kind", sorted(set(public_classes()), key=str), ids=lambda kind: kind.__name__)
+def test_the_reference_has_all_that_is_public(kind):
+    reference = ROOT.joinpath("docs/reference.md").read_text(encoding="utf-8")
+
+    assert f"automodule:: {kind.__module__}\n" in reference or f".{kind.__name__}\n" in reference
