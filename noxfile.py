@@ -88,11 +88,8 @@ def tests(session: nox.Session, airflow: str) -> None:
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""
     install(session, "docs")
-    session.run(
-        *("sphinx-build", "-q", "-W", "-n", "--keep-going", "-d", "docs/_build/doctrees"),
-        *("docs", "docs/_build/html"),
-        env={"AIRFLOW_HOME": session.create_tmp()},
-    )
+    options = ("-q", "-W", "-n", "--keep-going", "-d", "docs/_build/doctrees")
+    session.run("sphinx-build", *options, "docs", "docs/_build/html")
 
 
 @nox.session(python=interpreter(MATRIX[MAIN]))
