@@ -40,7 +40,9 @@ STRICT_CURL = 'curl() { command curl -sS --fail-with-body --noproxy "*" "$@"; }'
 
 @pytest.fixture
 def _hurried(monkeypatch):
-    """Let no pause last."""
+    """Let no pause last, nor Airflow wait long before it starts a rescheduled sensor again."""
+    monkeypatch.setattr("airflow_anon.protocol.SHORTEST_PAUSE", 0.02)
+    monkeypatch.setattr("airflow_anon.protocol.Plan.interval", lambda plan, now: 0.02)
     sleep = time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.02)))
     monkeypatch.setattr("airflow_anon.transport.asleep", lambda seconds: asleep(min(seconds, 0.02)))
