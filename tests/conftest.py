@@ -61,5 +61,6 @@ def database():
     for source in (HERE / "dags", HERE.parent / "example_dags"):
         for file in source.glob("*.py"):
             shutil.copy(file, folder)
-    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True)
+    for command in (["db", "migrate"], ["dags", "reserialize"]):
+        subprocess.run([sys.executable, "-m", "airflow", *command], check=True, capture_output=True)
     return folder
