@@ -2,7 +2,7 @@
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: demo ui test lint types layers matrix system browser screenshots chromium bench build constraints clean
+.PHONY: demo ui test lint types layers docs matrix system browser screenshots chromium bench build constraints clean
 
 AIRFLOW := 3.3.2
 PYTHONS := python3 python3.11 python3.12 python3.13 python3.10
@@ -32,6 +32,9 @@ types: .venv/ready
 layers: .venv/ready
 	$(BIN)/lint-imports --no-logo
 
+docs: .venv/ready  ## the documentation, in docs/_build/html
+	$(BIN)/nox -s docs
+
 matrix: .venv/ready  ## the oldest Airflow in full, those between by what they load
 	$(BIN)/nox -s "tests(2.11.2)"
 	$(BIN)/nox -s "tests(3.0.6)" "tests(3.1.8)" "tests(3.2.2)" -- tests/test_provider.py
@@ -55,7 +58,7 @@ constraints: .venv/ready  ## write constraints/ anew from what the package index
 	$(BIN)/nox -s constraints
 
 clean:
-	rm -rf .venv .nox .demo .ui dist .coverage* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .nox .demo .ui dist docs/_build .coverage* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 .venv/ready: pyproject.toml $(wildcard constraints/airflow-$(AIRFLOW)-*.txt)
 	@fits() { "$$1" -c 'import ensurepip, sqlite3, ssl, sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 14))'; }

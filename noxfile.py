@@ -20,7 +20,7 @@ os.environ.setdefault("UV_SYSTEM_CERTS", "1")
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_missing_interpreters = True
-nox.options.sessions = ["lint", "types", "layers", "tests"]
+nox.options.sessions = ["lint", "types", "layers", "docs", "tests"]
 
 
 def interpreter(version: str) -> str:
@@ -89,6 +89,14 @@ def browser(session: nox.Session) -> None:
     """Test the connection form in the pages of the oldest Airflow; ``make browser`` does it in the newest."""
     install(session, "test", "browser", airflow=OLDEST)
     session.run("pytest", "tests/browser/test_connection_form.py", env={"BROWSER_TESTS": "required"})
+
+
+@nox.session(python=interpreter(MATRIX[MAIN]))
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error."""
+    install(session, "docs")
+    options = ("-q", "-W", "-n", "--keep-going", "-d", "docs/_build/doctrees")
+    session.run("sphinx-build", *options, "docs", "docs/_build/html")
 
 
 @nox.session(python=interpreter(MATRIX[MAIN]))

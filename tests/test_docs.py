@@ -1,0 +1,244 @@
+"""
+The documentation tells the truth: each snippet in it is run.
+
+A comment right before a snippet may say ``not run`` and why, which module it ``needs``, what the ``run`` that
+it waits for goes through, and how its DAG ``ends``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import pkgutil
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from airflow.models import DagBag
+from snippets import PAGES, ROOT, SNIPPETS
+
+import airflow_anon
+from airflow_anon.alarm import asleep
+from airflow_anon.settings import Endpoint
+from airflow_anon.simulator import Simulator, pytest_plugin
+
+# Found by its entry point where the package is installed, by this line where it is not.
+anon_simulator = pytest_plugin.anon_simulator
+
+UUID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
+NO_CODE = {"", "text"}
+SHORTEST_REASON = 10
+STRICT_CURL = 'curl() { command curl -sS --fail-with-body --noproxy "*" "$@"; }'
+
+
+@pytest.fixture
+def _hurried(monkeypatch):
+    """Let no pause last, nor Airflow wait long before it starts a rescheduled sensor again."""
+    monkeypatch.setattr("airflow_anon.protocol.SHORTEST_PAUSE", 0.02)
+    monkeypatch.setattr("airflow_anon.protocol.Plan.interval", lambda plan, now: 0.02)
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.02)))
+    monkeypatch.setattr("airflow_anon.transport.asleep", lambda seconds: asleep(min(seconds, 0.02)))
+
+
+def run_python(snippet, request):
+    request.getfixturevalue("_hurried")
+    if "def test_" in snippet.code:
+        run_tests(snippet, request)
+    elif is_dag(snippet):
+        run_dag(snippet, request)
+    else:
+        request.getfixturevalue("anon_simulator")
+        runpy.run_path(str(written(snippet, request.getfixturevalue("tmp_path"))))
+
+
+def is_dag(snippet):
+    return snippet.language == "python" and "DAG(" in snippet.code
+
+
+def run_tests(snippet, request):
+    folder = request.getfixturevalue("database")
+    monkeypatch = request.getfixturevalue("monkeypatch")
+    # The tests of the pages are tests of the DAG that the README begins with.
+    dag_file = next(other.code for other in SNIPPETS if other.page == "README.md" and is_dag(other))
+    folder.joinpath("my_dags.py").write_text(f"{dag_file}\ndag = wait.dag\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "my_dags", raising=False)
+    names = runpy.run_path(str(written(snippet, folder)))
+    tests = [test for name, test in names.items() if name.startswith("test_")]
+
+    assert tests
+    for test in tests:
+        test(**{name: request.getfixturevalue(name) for name in inspect.signature(test).parameters})
+
+
+def run_dag(snippet, request):
+    folder = request.getfixturevalue("database")
+    simulator = request.getfixturevalue("anon_simulator")
+    request.getfixturevalue("monkeypatch").setenv("AIRFLOW_CONN_ANON_HTTP", as_http(simulator))
+    script = snippet.notes.get("run", "PENDING 1 looks, COMPLETED")
+    ids = [simulator.create_run(script, run_id) for run_id in dict.fromkeys(UUID.findall(snippet.code))]
+    ids = ids or [simulator.create_run(script), simulator.create_run(script)]
+    bag = DagBag(str(written(snippet, folder)))
+
+    assert bag.import_errors == {}
+    assert bag.dags
+    for dag in bag.dags.values():
+        dag_run = dag.test(run_conf={"workflow_run_id": ids[0], "workflow_run_ids": ids})
+        assert str(dag_run.state) == snippet.notes.get("ends", "success")
+    assert simulator.requests
+
+
+def as_http(simulator):
+    """The connection as those have it who come from another provider."""
+    fields = json.loads(simulator.connection())
+    credential = {"Authorization": f"Bearer {fields.pop('password')}"}
+    return json.dumps({**fields, "conn_type": "http", "extra": credential})
+
+
+def written(snippet, folder):
+    path = Path(folder, f"{snippet.page.removesuffix('.md').replace('-', '_').lower()}_{snippet.line}.py")
+    path.write_text(snippet.code, encoding="utf-8")
+    return path
+
+
+def run_shell(snippet, request):
+    if "curl" in snippet.code and not shutil.which("curl"):
+        pytest.skip("there is no curl")
+    folder = request.getfixturevalue("tmp_path")
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PYTHONPATH": str(ROOT),
+        "TOKEN": "let-me-in",
+    }
+    if re.search(r"^airflow ", snippet.code, re.MULTILINE):
+        request.getfixturevalue("database")
+        environment["AIRFLOW_HOME"] = str(folder)
+        dags = folder / "dags"
+        dags.mkdir()
+        environment["AIRFLOW__CORE__DAGS_FOLDER"] = str(dags)
+        for database in Path(os.environ["AIRFLOW_HOME"]).glob("*.db"):
+            shutil.copy(database, folder)
+        for other in SNIPPETS:
+            if other.page == snippet.page and is_dag(other):
+                written(other, dags)
+    with Simulator() as simulator:
+        run = snippet.notes.get("run", "AWAITING_USER_INPUT until answered, COMPLETED")
+        lines = [runnable(line, simulator, run) for line in snippet.code.splitlines()]
+        script = "\n".join(["set -euo pipefail", STRICT_CURL, *lines])
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def runnable(line, simulator, run):
+    """Make a line end by itself, and find what it names: the simulator's port, a run, a target of make."""
+    if line.startswith("make "):
+        target = line.split()[1]
+        return f"grep -q '^{target}:' {ROOT / 'Makefile'}"
+    if line.startswith("python -m airflow_anon.simulator"):
+        return f"{line} --port 0 --serve-for 0.1"
+    line = line.replace("8099", str(simulator.port))
+    return re.sub(r"\bID\b", simulator.create_run(run), line)
+
+
+def run_json(snippet, request):
+    assert json.loads(snippet.code)
+
+
+RUNNERS = {"python": run_python, "sh": run_shell, "json": run_json}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "snippet",
+    [it for it in SNIPPETS if it.language in RUNNERS and "not run" not in it.notes],
+    ids=str,
+)
+def test_the_snippet_works(snippet, request):
+    if "needs" in snippet.notes:
+        pytest.importorskip(snippet.notes["needs"])
+
+    RUNNERS[snippet.language](snippet, request)
+
+
+@pytest.mark.parametrize("snippet", [it for it in SNIPPETS if it.language not in NO_CODE], ids=str)
+def test_what_is_not_run_says_why(snippet):
+    is_run = snippet.language in RUNNERS and "not run" not in snippet.notes
+
+    assert is_run or len(snippet.notes.get("not run", "")) >= SHORTEST_REASON
+
+
+@pytest.mark.parametrize("snippet", [it for it in SNIPPETS if it.language == "python"], ids=str)
+def test_python_is_python(snippet):
+    assert compile(snippet.code, str(snippet), "exec", dont_inherit=True)
+
+
+def test_notes_are_known():
+    notes = {note for snippet in SNIPPETS for note in snippet.notes}
+
+    assert notes <= {"not run", "needs", "run", "ends"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_snippet_is_overlooked(page):
+    fences = re.findall(r"^ *`{3,}", page.read_text(encoding="utf-8"), re.MULTILINE)
+    directives = re.findall(r"^ *`{3,}\{", page.read_text(encoding="utf-8"), re.MULTILINE)
+    found = [snippet for snippet in SNIPPETS if snippet.page == page.name]
+
+    assert len(fences) == 2 * (len(found) + len(directives))
+
+
+def test_pictures_are_as_drawn():
+    pictures = runpy.run_path(str(ROOT / "docs" / "pictures.py"))["PICTURES"]
+
+    assert {name: ROOT.joinpath("docs", "images", name).read_text(encoding="utf-8") for name in pictures} == {
+        name: draw() for name, draw in pictures.items()
+    }
+
+
+def rows_below(page, header):
+    table = ROOT.joinpath("docs", page).read_text(encoding="utf-8").partition(header)[2].partition("\n\n")[0]
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()[2:]]
+
+
+@pytest.mark.parametrize("row", rows_below("connection.md", "| `host` | `schema`, `port` |"), ids=str)
+def test_spellings_of_a_host_are_the_same(row):
+    host, schema = (cell.strip("`") for cell in row)
+
+    assert Endpoint.from_connection("blue", host=host, schema=schema).base_url == "https://anon.example"
+
+
+@pytest.mark.parametrize("row", rows_below("connection.md", "| `login` | `password` |"), ids=str)
+def test_the_credential_is_sent_as_told(row):
+    login, password, extra, sent = (cell.strip("`") for cell in row)
+    name, _, value = sent.partition(": ")
+    headers = Endpoint.from_connection("blue", login=login, password=password, extra=f"{{{extra}}}").headers
+
+    assert headers.get(name) == (value or None)
+    assert len(headers) == 3 + bool(value)
+
+
+def public_classes():
+    for module in pkgutil.iter_modules(airflow_anon.__path__, "airflow_anon."):
+        if not module.ispkg:
+            names = vars(import_module(module.name))
+            classes = [value for value in names.values() if inspect.isclass(value)]
+            yield from (kind for kind in classes if kind.__name__.startswith(("Anon", "WorkflowRun")))
+
+
+@pytest.mark.parametrize("kind", sorted(set(public_classes()), key=str), ids=lambda kind: kind.__name__)
+def test_the_reference_has_all_that_is_public(kind):
+    reference = ROOT.joinpath("docs/reference.md").read_text(encoding="utf-8")
+
+    assert f"automodule:: {kind.__module__}\n" in reference or f".{kind.__name__}\n" in reference
