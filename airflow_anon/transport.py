@@ -260,6 +260,13 @@ class _Adapter(requests.adapters.HTTPAdapter):
     def cert_verify(self, *args: Any, **kwargs: Any) -> None:
         """Leave the TLS settings to the context."""
 
+    def close(self) -> None:
+        """Close the connections now; urllib3 would leave that to the collector of garbage."""
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            for key in manager.pools.keys():  # noqa: SIM118  urllib3's container cannot be iterated over
+                manager.pools[key].close()
+        super().close()
+
     def _time(self, manager: Any) -> None:
         clock = self.clock
 

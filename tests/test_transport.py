@@ -1119,6 +1119,25 @@ def test_a_renewed_client_speaks_to_the_new_endpoint():
     assert server.asked[0].header("Authorization") == "Bearer other"
 
 
+def test_a_client_that_is_closed_has_closed_its_connection(ask):
+    """A failed request leaves a cycle behind, which must not hold the next connection open."""
+    ended = threading.Event()
+
+    def answer_and_watch(connection):
+        connection.send(answer())
+        if not connection.sock.recv(1):
+            ended.set()
+
+    gc.disable()
+    try:
+        with Server(reset, answer_and_watch) as server:
+            ask(endpoint_of(server.url))
+
+            assert ended.wait(BOUND)
+    finally:
+        gc.enable()
+
+
 def test_an_endpoint_shows_no_secret():
     endpoint = endpoint_of(
         "worker.anon.com", proxy=f"http://me:{PROXY_PASSWORD}@p.example", headers={"X": "hidden-value"}
