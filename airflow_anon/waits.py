@@ -61,7 +61,7 @@ class Wait:
         if self.sensor.deferrable:
             self._go_on_in_triggerer(context, plan, memory, look.at + look.pause.seconds)
         self.pause = look.pause
-        self._keep(context, memory)
+        self._keep(context, plan, memory)
         return PokeReturnValue(is_done=False)
 
     def seconds_to_next_look(self) -> float:
@@ -226,9 +226,10 @@ class Wait:
         now = time.time()
         rescheduled_at = _first_rescheduled_at(context) if self.sensor.reschedule else None
         started_at = now if rescheduled_at is None else rescheduled_at.timestamp()
-        self.plan = self._make_plan(started_at)
         if rescheduled_at is not None:
-            self.memory = self._recall(context) or self._guess(now, started_at)
+            kept = self._recall(context)
+            started_at, self.memory = kept or (started_at, self._guess(now, started_at))
+        self.plan = self._make_plan(started_at)
         return self.plan
 
     def _make_plan(
@@ -245,23 +246,34 @@ class Wait:
             user_input_timeout=self.sensor.user_input_timeout,
         )
 
-    def _recall(self, context: Context) -> Memory | None:
-        """Return what the last look of this try left in Airflow's task state store (3.3 and later)."""
+    def _recall(self, context: Context) -> tuple[float, Memory] | None:
+        """
+        Return what the last look of this try left in Airflow's task state store (3.3 and later).
+
+        That has the time of the first look; Airflow itself only knows when the first one was over.
+        """
         store = context.get("task_state_store")
         kept: Any = store.get(STORE_KEY) if store is not None else None
-        return Memory.from_json(kept["memory"]) if kept and kept["mark"] == self._mark(context) else None
+        if not kept or kept["mark"] != self._mark(context):
+            return None
+        return kept["started_at"], Memory.from_json(kept["memory"])
 
     def _guess(self, now: float, started_at: float) -> Memory:
         """Return what is known without a store: the first look saw the run, or it had not come to a second."""
         due = (now - started_at) % STILL_WAITING_EVERY < self.sensor.poke_interval
         return Memory(seen_at=now, told_at=0.0 if due else now)
 
-    def _keep(self, context: Context, memory: Memory) -> None:
+    def _keep(self, context: Context, plan: Plan, memory: Memory) -> None:
         if self.sensor.mode != "reschedule":
             return
         store = context.get("task_state_store")
         if store is not None:
-            store.set(STORE_KEY, {"mark": self._mark(context), "memory": memory.to_json()})
+            kept = {
+                "mark": self._mark(context),
+                "started_at": plan.started_at,
+                "memory": memory.to_json(),
+            }
+            store.set(STORE_KEY, kept)
             return
         person_matters = (
             self.sensor.on_awaiting_user_input_callback or self.sensor.user_input_timeout is not None
