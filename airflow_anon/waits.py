@@ -268,7 +268,7 @@ class Wait:
             return
         store = context.get("task_state_store")
         if store is not None:
-            kept = {
+            kept: dict[str, Any] = {
                 "mark": self._mark(context),
                 "started_at": plan.started_at,
                 "memory": memory.to_json(),

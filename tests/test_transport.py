@@ -556,6 +556,7 @@ BROKEN = [
     (b"\x15\x03\x01\x00\x02\x02\x50\r\n\r\n", "the answer is not HTTP"),
     (b"220 mail.example ESMTP\r\n\r\n", "the answer is not HTTP"),
     (b"HTTP/1.1 abc OK\r\n\r\n", "the answer is not HTTP"),
+    (b"HTTP/1.1 200 OK\r\nX: 1\r\nno header\r\nContent-Length: 0\r\n\r\n", "the answer is not HTTP"),
     (b"HTTP/1.1 200 OK\r\nX-A: " + b"x" * 70_000 + b"\r\n\r\n", "the answer is not HTTP"),
 ]
 
