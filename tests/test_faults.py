@@ -193,6 +193,10 @@ def an_api(case):
         yield simulator
 
 
+def is_kept(mode):
+    return AIRFLOW_V_3_3_PLUS and mode != "reschedule, nothing kept"
+
+
 def told(case, mode):
     """Carry a case out in one mode, and a second time as a retry; tell all that is to be judged."""
     with an_api(case) as simulator, moving_time(simulator) as clock:
@@ -208,7 +212,7 @@ def told(case, mode):
                     task_id="wait", workflow_run_id=run_id, **MODES[mode], **case.options
                 ),
                 clock,
-                keeps=AIRFLOW_V_3_3_PLUS and mode != "reschedule, nothing kept",
+                keeps=is_kept(mode),
             )
 
         left_before = what_is_open()
@@ -267,7 +271,7 @@ def check(case, mode, facts):
     check_end(case, facts.story, facts.run)
     check_end(case, facts.second, facts.run_after_second)
     assert not facts.left_open
-    check_pauses(case, facts, keeps=mode != "reschedule, nothing kept")
+    check_pauses(case, facts, keeps="reschedule" not in mode or is_kept(mode))
     assert facts.requests <= most_requests(case, facts), facts.requests
     assert len(facts.story.events) == facts.story.triggers
 
