@@ -15,6 +15,7 @@ from urllib.parse import quote
 import carry_out as harness
 import pytest
 from airflow.models.trigger import Trigger
+from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
 from carry_out import carry_out, moving_time
 from core import RUN_ID, payload
 from server import Server, answer, reset, then_close
@@ -149,6 +150,16 @@ def logged(caplog, capfd):
     return logged
 
 
+def told_by_api_server(row):
+    """What Airflow 3's API answers about a trigger."""
+    if not AIRFLOW_V_3_0_PLUS:
+        return []
+    from airflow.api_fastapi.core_api.datamodels.trigger import TriggerResponse
+
+    row.id, row.queue = 1, None
+    return [TriggerResponse.model_validate(row, from_attributes=True).model_dump_json()]
+
+
 @pytest.fixture
 def handed_over(monkeypatch):
     """Everything that a trigger was made of, as Airflow's database and its API have it."""
@@ -158,6 +169,7 @@ def handed_over(monkeypatch):
     def run_trigger(path, kwargs, *rest, **attributes):
         row = Trigger(classpath=path, kwargs=kwargs)
         seen.extend([json.dumps(row._decrypt_kwargs(row.encrypted_kwargs)), repr(row), str(vars(row))])
+        seen.extend(told_by_api_server(row))
         seen.append(repr(AnonWorkflowRunTrigger(**kwargs)) + str(vars(AnonWorkflowRunTrigger(**kwargs))))
         return real(path, kwargs, *rest, **attributes)
 
