@@ -245,22 +245,25 @@ class AnonHook(BaseHook):
 
         :raises AnonConfigurationError: there is none of this name, or a field of it makes no sense.
         """
-        try:
-            connection = self.get_connection(self.anon_conn_id)
-        except Exception as error:
-            raise self._unreadable(error) from error
-        return self._checked(connection)
+        return self._checked(self._look_up())
 
     async def aendpoint(self) -> Endpoint:
         """Read the Airflow connection like :meth:`endpoint`, without blocking the event loop."""
+        return self._checked(await self._alook_up())
+
+    def _look_up(self) -> Connection:
+        try:
+            return self.get_connection(self.anon_conn_id)
+        except Exception as error:  # noqa: BLE001  without its cause, whose text may be the connection itself
+            raise self._unreadable(error) from None
+
+    async def _alook_up(self) -> Connection:
         try:
             if self._has_own_lookup():
-                connection = await asyncio.to_thread(self.get_connection, self.anon_conn_id)
-            else:
-                connection = await get_async_connection(self.anon_conn_id, hook=self)
-        except Exception as error:
-            raise self._unreadable(error) from error
-        return self._checked(connection)
+                return await asyncio.to_thread(self.get_connection, self.anon_conn_id)
+            return await get_async_connection(self.anon_conn_id, hook=self)
+        except Exception as error:  # noqa: BLE001
+            raise self._unreadable(error) from None
 
     def tell(self, news: News) -> None:
         """Write a line of a conversation to the log."""
@@ -276,15 +279,20 @@ class AnonHook(BaseHook):
 
     def _checked(self, connection: Connection) -> Endpoint:
         # The text of extra, never extra_dejson: reading that masks secrets, which blocks an event loop.
-        endpoint = Endpoint.from_connection(
-            self.anon_conn_id,
-            host=connection.host,
-            schema=connection.schema,
-            port=connection.port,
-            login=connection.login,
-            password=connection.password,
-            extra=connection.extra,
-        )
+        try:
+            endpoint = Endpoint.from_connection(
+                self.anon_conn_id,
+                host=connection.host,
+                schema=connection.schema,
+                port=connection.port,
+                login=connection.login,
+                password=connection.password,
+                extra=connection.extra,
+            )
+        except AnonConfigurationError as error:
+            # Some formatters of tracebacks show variables, and there are secrets in those.
+            del connection
+            raise error.with_traceback(None) from None
         for caution in endpoint.cautions:
             self.log.warning("%s", caution)
         return endpoint

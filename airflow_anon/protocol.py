@@ -84,15 +84,23 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer of the API; *headers* ignores case where a transport made it, *target* is the URL and *conn_id* the connection."""
+    """
+    An answer of the API.
+
+    :param headers: these ignore case where a transport made them.
+    :param target: the URL that was asked for, and *conn_id* the connection.
+    :param excerpt: the beginning of an error's body, fit to be shown. All else of an answer is not:
+        it may repeat our secrets.
+    """
 
     status: int
-    headers: Mapping[str, str]
-    body: bytes
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
     sent_at: float
     at: float
     target: str
     conn_id: str = ""
+    excerpt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +157,11 @@ class Answer:
     def status_code(self) -> int | None:
         """The HTTP status, where there was one."""
         return self.reply.status if isinstance(self.reply, Response) else None
+
+    @property
+    def excerpt(self) -> str:
+        """What the API says to an error, as far as it is fit to be shown."""
+        return self.reply.excerpt if isinstance(self.reply, Response) else ""
 
     @property
     def source(self) -> str:
@@ -549,8 +562,10 @@ def rejection(workflow_run_id: str, answer: Answer, memory: Memory) -> AnonError
         why = f"The API refuses the credential: check 'password' (the token) and 'login' of {connection}."
     elif 300 <= (answer.status_code or 0) < 400:
         why = f"The API never redirects, and no redirect is followed: check 'host' of {connection}."
+    said = f" The API says: {answer.excerpt}" if answer.excerpt else ""
     return kind(
-        f"Workflow run {workflow_run_id}: {answer.source}. {why}", **_facts(workflow_run_id, answer, memory)
+        f"Workflow run {workflow_run_id}: {answer.source}. {why}{said}",
+        **_facts(workflow_run_id, answer, memory),
     )
 
 

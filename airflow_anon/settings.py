@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from string import Formatter
 from typing import Any, NoReturn, TypeVar
-from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
 from airflow_anon import __version__
 from airflow_anon.exceptions import AnonConfigurationError
@@ -32,6 +32,9 @@ HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding"})
 OUR_HEADERS = {"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "identity"}
 LARGEST_NUMBER = 1e6
+LONGEST_EXCERPT = 200
+READ_FOR_EXCERPT = 4096
+SHORTEST_SECRET = 5  # as for Airflow: what is shorter is no secret, and would tear other words apart
 EXTRAS = (
     "timeout",
     "verify",
@@ -53,7 +56,8 @@ class Endpoint:
     Where the API is and how it is spoken to; both transports are built from it.
 
     Whatever may hold a secret stays out of its ``repr``. ``timeout`` is in seconds and for one
-    request in all. ``cautions`` are sentences that deserve a warning in the log.
+    request in all. ``cautions`` are sentences that deserve a warning in the log, ``secrets`` all
+    that must not be shown, the longest first.
     """
 
     conn_id: str
@@ -68,6 +72,7 @@ class Endpoint:
     max_requests_per_second: float | None = None
     run_url_template: str | None = None
     cautions: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
     @classmethod
     def from_connection(
@@ -90,7 +95,9 @@ class Endpoint:
         fields = _Fields(conn_id, extra)
         base_url = _base_url(fields, host, schema, port)
         credential = _credential(fields, login, password)
-        headers = _merged(OUR_HEADERS, fields.take("headers", _headers, {}), credential)
+        further = fields.take("headers", _headers, {})
+        headers = _merged(OUR_HEADERS, further, credential)
+        proxy = fields.take("proxy", proxy_url, None)
         return cls(
             conn_id=conn_id,
             base_url=base_url,
@@ -99,16 +106,27 @@ class Endpoint:
             verify=fields.take("verify", _verify, default=True),
             client_cert=fields.take("client_cert", _text, None),
             client_key=fields.take("client_key", _text, None),
-            proxy=fields.take("proxy", proxy_url, None),
+            proxy=proxy,
             max_connections=fields.take("max_connections", _count, DEFAULT_MAX_CONNECTIONS),
             max_requests_per_second=fields.take("max_requests_per_second", _positive, None),
             run_url_template=fields.take("run_url_template", _run_url_template, None),
             cautions=tuple(_cautions(fields, base_url, credential)),
+            secrets=_secrets(login, password, *further.values(), *credential.values(), *_of_proxy(proxy)),
         )
 
     def url(self, path: str) -> str:
         """Return the address of *path* (it begins with a slash) at this endpoint."""
         return self.base_url + path
+
+    def excerpt(self, body: bytes) -> str:
+        """Return the beginning of an error's body for a message: in one line, and without our secrets."""
+        text = body[:READ_FOR_EXCERPT].decode(errors="replace")
+        text = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        if len(body) > READ_FOR_EXCERPT and self.secrets:
+            text = text[: -len(self.secrets[0])]  # where a secret may have been cut in two
+        return text if len(text) <= LONGEST_EXCERPT else f"{text[:LONGEST_EXCERPT]}..."
 
 
 class _Fields:
@@ -218,6 +236,23 @@ def _credential(fields: _Fields, login: str | None, password: str | None) -> dic
     if not re.fullmatch(r"[\x21-\x7e]+", secret):
         fields.refuse("password", "has blanks or characters that an HTTP header cannot carry")
     return {header: f"{scheme} {secret}".strip()}
+
+
+def _of_proxy(proxy: str | None) -> tuple[str, ...]:
+    parts = urlsplit(proxy or "")
+    if "@" not in parts.netloc:
+        return ()
+    login, password = unquote(parts.username or ""), unquote(parts.password or "")
+    return login, password, b64encode(f"{login}:{password}".encode("latin1")).decode()
+
+
+def _secrets(*values: str | None) -> tuple[str, ...]:
+    """Return what must not be shown, as it is and as an answer may spell it, the longest first."""
+    words = {word for value in values if value for word in (value.strip(), *value.split()[-1:])}
+    spellings = {
+        spelling for word in words for spelling in (word, quote(word, safe=""), json.dumps(word)[1:-1])
+    }
+    return tuple(sorted((text for text in spellings if len(text) >= SHORTEST_SECRET), key=len, reverse=True))
 
 
 def _cautions(fields: _Fields, base_url: str, credential: Mapping[str, str]) -> list[str]:

@@ -29,6 +29,7 @@ import requests.adapters
 import requests.utils
 import urllib3
 import urllib3.connection
+from urllib3.util.response import assert_header_parsing
 
 from airflow_anon.alarm import asleep
 from airflow_anon.exceptions import AnonConfigurationError
@@ -123,6 +124,10 @@ def proxy_headers(endpoint: Endpoint) -> dict[str, str]:
 
 def _speaks_tls(endpoint: Endpoint, proxy: str | None) -> bool:
     return any(url.startswith("https:") for url in (endpoint.base_url, proxy or ""))
+
+
+def _excerpt(endpoint: Endpoint, status: int, body: bytes) -> str:
+    return "" if status == http.client.OK else endpoint.excerpt(body)
 
 
 def explain(error: BaseException, *, has_proxy: bool = False) -> str:
@@ -269,6 +274,13 @@ class _Adapter(requests.adapters.HTTPAdapter):
     def cert_verify(self, *args: Any, **kwargs: Any) -> None:
         """Leave the TLS settings to the context."""
 
+    def close(self) -> None:
+        """Close the connections now; urllib3 would leave that to the collector of garbage."""
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            for key in manager.pools.keys():  # noqa: SIM118  urllib3's container cannot be iterated over
+                manager.pools[key].close()
+        super().close()
+
     def _time(self, manager: Any) -> None:
         clock = self.clock
 
@@ -288,6 +300,7 @@ class _Adapter(requests.adapters.HTTPAdapter):
                 super().begin()
                 if self.reader.is_at_end:
                     raise ConnectionResetError(errno.ECONNRESET, "cut off within the headers")
+                _check(self.msg)
 
         def timed(pool: type[Any]) -> type[Any]:
             class Connection(pool.ConnectionCls):  # type: ignore[misc, name-defined]
@@ -309,6 +322,14 @@ class _Adapter(requests.adapters.HTTPAdapter):
         }
 
 
+def _check(headers: http.client.HTTPMessage) -> None:
+    """Refuse headers that are none; urllib3 would go on, and put what it could not read into the log."""
+    try:
+        assert_header_parsing(headers)
+    except urllib3.exceptions.HeaderParsingError:
+        raise http.client.HTTPException("headers that are none") from None
+
+
 class Client:
     """Speaks to one endpoint with ``requests``, over one connection that it keeps alive."""
 
@@ -317,6 +338,12 @@ class Client:
         self._open(endpoint)
 
     def _open(self, endpoint: Endpoint) -> None:
+        try:
+            self._open_session(endpoint)
+        except AnonConfigurationError as error:
+            raise error.with_traceback(None) from error.__cause__  # the variables may hold a proxy's password
+
+    def _open_session(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.session = requests.Session()
         self.session.trust_env = False
@@ -346,7 +373,8 @@ class Client:
             return NoResponse(reason, sent_at, time.time(), url, self.endpoint.conn_id)
         if body is None:
             return NoResponse(TOO_LONG, sent_at, time.time(), url, self.endpoint.conn_id)
-        return Response(status, headers, body, sent_at, time.time(), url, self.endpoint.conn_id)
+        excerpt = _excerpt(self.endpoint, status, body)
+        return Response(status, headers, body, sent_at, time.time(), url, self.endpoint.conn_id, excerpt)
 
     def _get(self, url: str) -> tuple[int, Any, bytes | None]:
         prepared = requests.Request("GET", url, headers=dict(self.endpoint.headers)).prepare()
@@ -445,7 +473,10 @@ class AsyncClient:
     async def open(cls, endpoint: Endpoint) -> AsyncClient:
         """Open a client on the running loop; files are read off the loop."""
         client = cls()
-        await client._open(endpoint)
+        try:
+            await client._open(endpoint)
+        except AnonConfigurationError as error:
+            raise error.with_traceback(None) from error.__cause__
         return client
 
     async def _open(self, endpoint: Endpoint) -> None:
@@ -480,8 +511,9 @@ class AsyncClient:
             return NoResponse(reason, sent_at, time.time(), url, self.endpoint.conn_id)
         if body is None:
             return NoResponse(TOO_LONG, sent_at, time.time(), url, self.endpoint.conn_id)
+        excerpt = _excerpt(self.endpoint, response.status, body)
         return Response(
-            response.status, response.headers, body, sent_at, time.time(), url, self.endpoint.conn_id
+            response.status, response.headers, body, sent_at, time.time(), url, self.endpoint.conn_id, excerpt
         )
 
     @staticmethod

@@ -125,7 +125,7 @@ class BaseWait(ABC, Generic[M]):
         if self.sensor.deferrable:
             self._go_on_in_triggerer(context, plan, memory, look.at + look.pause.seconds)
         self.pause = look.pause
-        self._keep(context, memory)
+        self._keep(context, plan, memory)
         return PokeReturnValue(is_done=False)
 
     def seconds_to_next_look(self) -> float:
@@ -249,13 +249,11 @@ class BaseWait(ABC, Generic[M]):
     def _begin(self, context: Context) -> tuple[Plan, M]:
         now = time.time()
         rescheduled_at = _first_rescheduled_at(context) if self.sensor.reschedule else None
-        started_at = now if rescheduled_at is None else rescheduled_at.timestamp()
-        plan = self._make_plan(started_at)
         if rescheduled_at is None:
-            memory = self._remember(plan)
+            plan = self._make_plan(now)
+            self.begun = plan, self._remember(plan)
         else:
-            memory = self._recall(context, plan) or self._guess(plan, now)
-        self.begun = plan, memory
+            self.begun = self._recall(context) or self._guess(rescheduled_at.timestamp(), now)
         return self.begun
 
     def _begin_anew(self, context: Context) -> tuple[Plan, M]:
@@ -276,23 +274,36 @@ class BaseWait(ABC, Generic[M]):
             user_input_timeout=self.sensor.user_input_timeout,
         )
 
-    def _recall(self, context: Context, plan: Plan) -> M | None:
-        """Return what the last look of this try left in Airflow's task state store (3.3 and later)."""
+    def _recall(self, context: Context) -> tuple[Plan, M] | None:
+        """
+        Return what the last look of this try left in Airflow's task state store (3.3 and later).
+
+        That has the time of the first look; Airflow itself only knows when the first one was over.
+        """
         store = context.get("task_state_store")
         kept: Any = store.get(STORE_KEY) if store is not None else None
-        return self._read(plan, kept["memory"]) if kept and kept["mark"] == self._mark(context) else None
+        if not kept or kept["mark"] != self._mark(context):
+            return None
+        plan = self._make_plan(kept["started_at"])
+        return plan, self._read(plan, kept["memory"])
 
-    def _guess(self, plan: Plan, now: float) -> M:
+    def _guess(self, started_at: float, now: float) -> tuple[Plan, M]:
         """Return what is known without a store: the first look saw the run, or it had not come to a second."""
+        plan = self._make_plan(started_at)
         due = (now - plan.started_at) % STILL_WAITING_EVERY < self.sensor.poke_interval
-        return self._remember(plan, seen_at=now, told_at=0.0 if due else now)
+        return plan, self._remember(plan, seen_at=now, told_at=0.0 if due else now)
 
-    def _keep(self, context: Context, memory: M) -> None:
+    def _keep(self, context: Context, plan: Plan, memory: M) -> None:
         if self.sensor.mode != "reschedule":
             return
         store = context.get("task_state_store")
         if store is not None:
-            store.set(STORE_KEY, {"mark": self._mark(context), "memory": self._written(memory)})
+            kept: dict[str, Any] = {
+                "mark": self._mark(context),
+                "started_at": plan.started_at,
+                "memory": self._written(memory),
+            }
+            store.set(STORE_KEY, kept)
             return
         person_matters = (
             self.sensor.on_awaiting_user_input_callback or self.sensor.user_input_timeout is not None

@@ -215,7 +215,7 @@ def _run(
             resume = _resumption(deferred.method_name, next_kwargs, context)
         except AirflowRescheduleException as rescheduled:
             ti.first_start = ti.first_start or clock.utcnow()
-            clock.sleep((rescheduled.reschedule_date - clock.utcnow()).total_seconds())
+            clock.sleep(max((rescheduled.reschedule_date - clock.utcnow()).total_seconds(), 0.0))
         except AirflowSkipException as error:
             story.state, story.error = "skipped", error
         except (AirflowFailException, AirflowSensorTimeout) as error:

@@ -491,6 +491,41 @@ def test_the_repr_of_an_endpoint_holds_no_secret():
         assert given.headers["Authorization"].split()[1] not in repr(given)
 
 
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        (b"", ""),
+        (b'{"message":\n "no  such run"}', '{"message": "no such run"}'),
+        (b"a\x1b[31m\x00b\xff \xe2\x80\xaec", "a [31m b\ufffd c"),
+        (b"x" * 300, "x" * 200 + "..."),
+        (f"you sent {SECRET}".encode(), "you sent ***"),
+        (b"you sent am86czNjcjN0LXQwazNu", "you sent ***"),
+        (b'jonas said %22hid%2Fden%22 and "hid/den"', "jonas said *** and ***"),
+        (b'as JSON: \\"hid/den\\"', "as JSON: ***"),
+        (b"proxy-password, cHJveHk6cHJveHktcGFzc3dvcmQ=", "***, ***"),
+        (SECRET.encode() * 1000, "***" * 66 + "**..."),
+    ],
+    ids=ascii,
+)
+def test_of_an_errors_body_the_beginning_is_shown_without_our_secrets(body, shown):
+    extra = {
+        "headers": {"X-Api-Key": '"hid/den"', "X-A": " "},
+        "proxy": "http://proxy:proxy-password@p.example",
+    }
+    given = endpoint(extra, login="jo", password=SECRET)
+
+    assert given.excerpt(body) == shown
+
+
+def test_a_secret_that_is_cut_in_two_is_not_shown():
+    given = endpoint(password=SECRET)
+
+    for before in range(4096 - len(SECRET), 4096):
+        body = b"\0" * before + SECRET.encode() + b"x" * 9
+        assert "s3c" not in given.excerpt(body)
+    assert endpoint().excerpt(b"y" * 9999) == "y" * 200 + "..."
+
+
 def test_endpoints_of_equal_connections_are_equal_and_survive_pickle():
     given = endpoint({"timeout": 5, "a": 1, "b": 2}, password=SECRET)
 

@@ -556,6 +556,7 @@ BROKEN = [
     (b"\x15\x03\x01\x00\x02\x02\x50\r\n\r\n", "the answer is not HTTP"),
     (b"220 mail.example ESMTP\r\n\r\n", "the answer is not HTTP"),
     (b"HTTP/1.1 abc OK\r\n\r\n", "the answer is not HTTP"),
+    (b"HTTP/1.1 200 OK\r\nX: 1\r\nno header\r\nContent-Length: 0\r\n\r\n", "the answer is not HTTP"),
     (b"HTTP/1.1 200 OK\r\nX-A: " + b"x" * 70_000 + b"\r\n\r\n", "the answer is not HTTP"),
 ]
 
@@ -1133,6 +1134,25 @@ def test_a_renewed_client_speaks_to_the_new_endpoint():
 
     assert outcomes == [False, True]
     assert server.asked[0].header("Authorization") == "Bearer other"
+
+
+def test_a_client_that_is_closed_has_closed_its_connection(ask):
+    """A failed request leaves a cycle behind, which must not hold the next connection open."""
+    ended = threading.Event()
+
+    def answer_and_watch(connection):
+        connection.send(answer())
+        if not connection.sock.recv(1):
+            ended.set()
+
+    gc.disable()
+    try:
+        with Server(reset, answer_and_watch) as server:
+            ask(endpoint_of(server.url))
+
+            assert ended.wait(BOUND)
+    finally:
+        gc.enable()
 
 
 def test_an_endpoint_shows_no_secret():

@@ -193,6 +193,17 @@ def test_a_wait_times_out_after_a_last_look(wait, looks_again, simulator, clock,
     assert simulator.requests_for(run_id) == 3 + looks_again
 
 
+def test_the_time_that_a_first_look_takes_counts(wait, mode, simulator, clock):
+    run_id = simulator.create_run("IN_PROGRESS 24h, COMPLETED")
+    simulator.add_faults("503 x5", run_id)
+
+    story = wait(run_id, timeout=100)
+
+    assert type(story.error) is AnonWaitTimeoutError
+    if AIRFLOW_V_3_3_PLUS or mode != "reschedule":
+        assert 99 <= clock.offset < 103
+
+
 def test_a_run_that_ends_just_before_the_time_is_over_passes(wait, simulator):
     story = wait(simulator.create_run("IN_PROGRESS 590s, COMPLETED"), timeout=600, poke_interval=400)
 
