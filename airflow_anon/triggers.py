@@ -11,6 +11,7 @@ from airflow.triggers.base import BaseTrigger, TaskSkippedEvent, TaskSuccessEven
 from airflow_anon.exceptions import AnonError
 from airflow_anon.handoff import Handoff, Return
 from airflow_anon.hooks import AnonHook, write
+from airflow_anon.metrics import WaitCount
 from airflow_anon.protocol import ending, wait_for_run
 from airflow_anon.shortcuts import why_not_end_here
 
@@ -44,6 +45,8 @@ class AnonWorkflowRunTrigger(BaseTrigger):
     :param asks_user: fire also when the run begins to wait for a person.
     :param seen_at: when the run was last seen, with *last_status* and *last_state_name*.
     :param awaiting_since: when the run began to wait for a person, if it does.
+    :param user_input_seconds: seconds seen waiting for a person so far.
+    :param queued_seconds: seconds that the run was queued, if that was seen.
     :param end_from_trigger: end the task here if its run ended well, instead of on a worker; then
         *skip_on_no_action* and *do_xcom_push* mean what they mean for the sensor.
     """
@@ -67,6 +70,8 @@ class AnonWorkflowRunTrigger(BaseTrigger):
         last_status: str | None = None,
         last_state_name: str | None = None,
         awaiting_since: float | None = None,
+        user_input_seconds: float = 0.0,
+        queued_seconds: float | None = None,
         end_from_trigger: bool = False,
         skip_on_no_action: bool = False,
         do_xcom_push: bool = True,
@@ -89,6 +94,8 @@ class AnonWorkflowRunTrigger(BaseTrigger):
         self.last_status = last_status
         self.last_state_name = last_state_name
         self.awaiting_since = awaiting_since
+        self.user_input_seconds = user_input_seconds
+        self.queued_seconds = queued_seconds
         self.end_from_trigger = end_from_trigger
         self.skip_on_no_action = skip_on_no_action
         self.do_xcom_push = do_xcom_push
@@ -116,7 +123,14 @@ class AnonWorkflowRunTrigger(BaseTrigger):
             result = Return(plan, memory, look)
         except AnonError as error:
             result = Return(plan, memory, error=error)
-        yield self._end(result) or TriggerEvent(result.to_event())
+        count = WaitCount(self.anon_conn_id, plan, memory, result.look)
+        if self.started_at is None:
+            # Not before: at its start a trigger cannot tell whether another triggerer had started it.
+            count.start()
+        event = self._end(result)
+        if event is not None:
+            count.end()
+        yield event or TriggerEvent(result.to_event())
 
     def _limits(self) -> dict[str, float]:
         """Find out when a wait began that was started without a worker: Airflow knows when it is to end."""

@@ -20,6 +20,7 @@ from airflow.providers.common.compat.sdk import (
 from airflow_anon.exceptions import AnonUnavailableError
 from airflow_anon.handoff import Handoff, Return
 from airflow_anon.memory import STILL_WAITING_EVERY, Memory, duration
+from airflow_anon.metrics import WaitCount
 from airflow_anon.outcomes import conclude, ended_run
 from airflow_anon.protocol import Look, Outcome, Plan, Sleep, ending, last_seen, take_look
 from airflow_anon.runs import normalise_id
@@ -47,6 +48,7 @@ class Wait:
         self.plan: Plan | None = None
         self.memory = Memory()
         self.pause = Sleep(0.0)
+        self.count = WaitCount(sensor.anon_conn_id)
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Take one look at the run."""
@@ -114,6 +116,7 @@ class Wait:
         )
 
     def _conclude(self, plan: Plan, memory: Memory, look: Look) -> dict[str, Any]:
+        self.count.look = look
         run = ended_run(plan, memory, look)
         self.sensor.hook.tell(ending(memory, run))
         if run.took_no_action and self.sensor.skip_on_no_action:
@@ -143,6 +146,7 @@ class Wait:
     def _resume(self, context: Context, event: Any) -> dict[str, Any]:
         returned = Return.from_event(event, self._make_plan)
         plan, memory = self.plan, self.memory = returned.plan, returned.memory
+        self.count.plan, self.count.memory = plan, memory
         look = returned.look
         if look is None or look.run is None:
             look = self._look_once_more(returned)
@@ -171,6 +175,7 @@ class Wait:
     def _replace_trigger(self, context: Context, error: str) -> dict[str, Any]:
         plan = self._make_plan(_started_at(context))
         memory = Memory(seen_at=time.time())
+        self.count.plan, self.count.memory = plan, memory
         look = self.sensor.hook.converse(take_look(plan, memory))
         if look.run is None:
             memory.seen_at = None
@@ -229,6 +234,9 @@ class Wait:
         self.plan = self._make_plan(started_at)
         if rescheduled_at is not None:
             self.memory = self._recall(context) or self._guess(now, started_at)
+        self.count.plan, self.count.memory = self.plan, self.memory
+        if rescheduled_at is None:
+            self.count.start()
         return self.plan
 
     def _make_plan(
