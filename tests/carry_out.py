@@ -35,6 +35,13 @@ else:
     from airflow.exceptions import AirflowRescheduleException
 
 LONGEST = 10_000
+MODES = {
+    "poke": {"mode": "poke"},
+    "reschedule": {"mode": "reschedule"},
+    "deferred": {"deferrable": True},
+    "from the trigger": {"start_from_trigger": True},
+    "without a worker": {"start_from_trigger": True, "end_from_trigger": True},
+}
 
 
 class MovingTime:
@@ -284,4 +291,4 @@ def anon_api(monkeypatch: Any, **options: Any) -> Iterator[tuple[Simulator, Movi
             yield simulator, clock
 
 
-__all__ = ["AirflowException", "Story", "anon_api", "carry_out", "moving_time"]
+__all__ = ["MODES", "AirflowException", "Story", "anon_api", "carry_out", "moving_time"]
