@@ -206,6 +206,17 @@ def test_an_error_that_silent_fail_passes_over_ends_no_wait(simulator, clock, se
     assert server.counters == counted("completed", 4)
 
 
+def test_a_subclass_that_looks_for_itself_is_no_wait_of_ours(clock, server):
+    class Sensor(AnonWorkflowRunSensor):
+        def poke(self, context):
+            return True
+
+    story = carry_out(lambda: Sensor(task_id="wait", workflow_run_id="an id of its own"), clock)
+
+    assert story.state == "success"
+    assert server.counters == {}
+
+
 # What a triggerer does
 
 
