@@ -169,6 +169,7 @@ OUTCOMES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str
 )
 
 
-def _goes_on(error: BaseException | None) -> bool:
-    """Say whether a task only leaves its worker for now; Airflow's versions keep the second in different places."""
+def _goes_on(error: BaseException) -> bool:
+    """Say whether a task leaves its worker for now only."""
+    # Where AirflowRescheduleException is found differs between Airflow's versions.
     return isinstance(error, TaskDeferred) or hasattr(error, "reschedule_date")
