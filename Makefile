@@ -2,7 +2,7 @@
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: demo test lint types layers matrix system bench build constraints clean
+.PHONY: demo ui test lint types layers matrix system bench build constraints clean
 
 AIRFLOW := 3.3.2
 PYTHONS := python3 python3.11 python3.12 python3.13 python3.10
@@ -13,6 +13,9 @@ export UV_SYSTEM_CERTS := 1
 
 demo: .venv/ready  ## Airflow runs the example DAG against the simulator
 	@$(BIN)/python demo/run.py
+
+ui: .venv/ready  ## Airflow's UI and the simulator's page side by side, until Ctrl-C
+	@$(BIN)/python demo/ui.py
 
 test: lint types layers  ## everything that must hold; the last line is pytest's
 	$(BIN)/coverage run -m pytest | tee .venv/pytest.log
@@ -46,7 +49,7 @@ constraints: .venv/ready  ## write constraints/ anew from what the package index
 	$(BIN)/nox -s constraints
 
 clean:
-	rm -rf .venv .nox .demo dist .coverage* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .nox .demo .ui dist .coverage* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 .venv/ready: pyproject.toml $(wildcard constraints/airflow-$(AIRFLOW)-*.txt)
 	@fits() { "$$1" -c 'import ensurepip, sqlite3, ssl, sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 14))'; }

@@ -12,6 +12,8 @@ import nox
 
 MATRIX = {"2.11.2": "3.10", "3.0.6": "3.12", "3.1.8": "3.13", "3.2.2": "3.12", "3.3.2": "3.11"}
 MAIN = "3.3.2"
+# What an old Airflow must be kept from: from 0.132 on, FastAPI refuses what 3.0 sends to itself.
+LIMITS = {"3.0.6": ["fastapi<0.132"]}
 PYTHONS_OF_MAIN = ("3.10", "3.11", "3.12", "3.13")
 
 os.environ.setdefault("UV_SYSTEM_CERTS", "1")
@@ -103,7 +105,8 @@ def constraints(session: nox.Session) -> None:
     for (airflow, python), groups in lines.items():
         with tempfile.TemporaryDirectory() as folder:
             line = Path(folder, "line.txt")
-            line.write_text(f"apache-airflow=={airflow}\n", encoding="utf-8")
+            limits = [f"apache-airflow=={airflow}", *LIMITS.get(airflow, [])]
+            line.write_text("\n".join(limits), encoding="utf-8")
             session.run(
                 *("uv", "pip", "compile", "--quiet", "pyproject.toml", "--constraints", str(line)),
                 *(word for group in groups for word in ("--group", group)),

@@ -11,6 +11,9 @@ from airflow_anon.memory import Memory, clipped, described, duration
 from airflow_anon.protocol import Look, Outcome, Plan, last_seen
 from airflow_anon.runs import WorkflowRun
 
+# Where the errors are imported from, and what the log of a failed task calls them.
+PUBLIC_HOME = "airflow_anon.exceptions"
+
 
 class AnonWorkflowRunFailedError(AirflowFailException):
     """
@@ -18,6 +21,8 @@ class AnonWorkflowRunFailedError(AirflowFailException):
 
     :param run: the run as it was last seen.
     """
+
+    __module__ = PUBLIC_HOME
 
     retryable = False
 
@@ -36,6 +41,8 @@ class AnonWaitTimeoutError(AirflowSensorTimeout):
     :param last_seen_at: when that was, in seconds since the epoch.
     """
 
+    __module__ = PUBLIC_HOME
+
     retryable = False
 
     def __init__(
@@ -53,6 +60,8 @@ class AnonWaitTimeoutError(AirflowSensorTimeout):
 
 class AnonUserInputTimeoutError(AnonWaitTimeoutError):
     """The run waited for a person for longer than ``user_input_timeout``."""
+
+    __module__ = PUBLIC_HOME
 
 
 def conclude(run: WorkflowRun) -> dict[str, Any]:

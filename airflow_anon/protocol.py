@@ -113,6 +113,8 @@ Conversation = Generator[Step, Reply, T]
 
 # What an answer means.
 
+Known = tuple[bytes, WorkflowRun]
+
 
 class Meaning(Enum):
     """What one answer means for a wait."""
@@ -126,12 +128,17 @@ class Meaning(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One reply, understood: the *run* in it or, in words, the *trouble* that there is none."""
+    """One reply, understood: the run in it, *known* by its bytes, or in words the *trouble* that there is none."""
 
     meaning: Meaning
     reply: Response | NoResponse
-    run: WorkflowRun | None = None
+    known: Known | None = None
     trouble: str = ""
+
+    @property
+    def run(self) -> WorkflowRun | None:
+        """The run, where there is one."""
+        return self.known[1] if self.known else None
 
     @property
     def at(self) -> float:
@@ -167,11 +174,11 @@ def path_of(workflow_run_id: str) -> str:
     return f"{API_PATH}/workflow-runs/{normalise_id(workflow_run_id)}"
 
 
-def interpret(reply: Reply, workflow_run_id: str, before: Look | None = None) -> Answer:
+def interpret(reply: Reply, workflow_run_id: str, known: Known | None = None) -> Answer:
     """
     Say what *reply* means for a wait on *workflow_run_id*.
 
-    :param before: the look before, whose run is not read again from the same bytes.
+    :param known: a run, which is not read again from the same bytes.
     """
     if isinstance(reply, NoResponse):
         return Answer(Meaning.DISTURBED, reply, trouble=reply.reason)
@@ -180,10 +187,10 @@ def interpret(reply: Reply, workflow_run_id: str, before: Look | None = None) ->
     meaning = meaning_of(reply.status)
     if meaning is not Meaning.RUN:
         return Answer(meaning, reply, trouble=phrase(reply.status))
-    if before is not None and before.run is not None and before.body == reply.body:
-        return Answer(meaning, reply, run=before.run)
+    if known is not None and known[0] == reply.body:
+        return Answer(meaning, reply, known)
     try:
-        return Answer(meaning, reply, run=read_run(reply.body, workflow_run_id))
+        return Answer(meaning, reply, (reply.body, read_run(reply.body, workflow_run_id)))
     except AnonProtocolError as error:
         trouble = f"{phrase(reply.status)}, but no workflow run ({error}),"
         return Answer(Meaning.DISTURBED, reply, trouble=trouble)
@@ -308,7 +315,7 @@ class Look:
     :param at: when, in seconds since the epoch.
     :param pause: how long to leave the run alone, if the wait goes on.
     :param asks_user: whether the run has begun to wait for a person since the look before.
-    :param body: the bytes that the run was read from.
+    :param known: the run, together with the bytes that it was read from.
     """
 
     outcome: Outcome
@@ -317,7 +324,7 @@ class Look:
     pause: Sleep = field(default=Sleep(0.0))
     asks_user: bool = False
     news: tuple[News, ...] = ()
-    body: bytes = field(default=b"", repr=False)
+    known: Known | None = field(default=None, repr=False)
 
 
 def fetch_run(workflow_run_id: str) -> Conversation[WorkflowRun]:
@@ -333,36 +340,45 @@ def fetch_run(workflow_run_id: str) -> Conversation[WorkflowRun]:
 
 
 def wait_for_run(
-    plan: Plan, memory: Memory, *, delay: float = 0.0, stop_to_ask_user: bool = False
+    plan: Plan,
+    memory: Memory,
+    *,
+    delay: float = 0.0,
+    before: Look | None = None,
+    stop_to_ask_user: bool = False,
 ) -> Conversation[Look]:
     """
     Look until the wait ends and return the last look.
 
     :param delay: seconds before the first look.
+    :param before: a look that has been taken already.
     :param stop_to_ask_user: return also when the run has begun to wait for a person.
     :raises AnonError: the wait cannot go on.
     """
     if delay > 0:
         yield Sleep(delay)
-    look = None
+    look = before or (yield from take_look(plan, memory))
+    before = None  # a wait is mostly asleep: it keeps little meanwhile
     while True:
-        look = yield from take_look(plan, memory, look)
         if look.outcome is not Outcome.WAITING or (stop_to_ask_user and look.asks_user):
             return look
-        yield look.pause
+        known, pause = look.known, look.pause
+        del look
+        yield pause
+        look = yield from take_look(plan, memory, known)
 
 
-def take_look(plan: Plan, memory: Memory, before: Look | None = None) -> Conversation[Look]:
+def take_look(plan: Plan, memory: Memory, known: Known | None = None) -> Conversation[Look]:
     """
     Take the next look of a wait, tell the log of it, and say what it came to.
 
     A first look asks again for a while before it gives up; every later one asks once.
 
-    :param before: the look before, if it is at hand.
+    :param known: what the look before came to, if it is at hand.
     :raises AnonError: the wait cannot go on.
     """
     request = Request(path_of(plan.workflow_run_id))
-    answer = interpret((yield request), plan.workflow_run_id, before)
+    answer = interpret((yield request), plan.workflow_run_id, known)
     if memory.seen_at is None:
         answer = yield from _insist(plan, request, answer)
     elif answer.meaning is Meaning.REFUSED and (yield Renew()):
@@ -413,8 +429,7 @@ def _judge_run(plan: Plan, memory: Memory, answer: Answer, run: WorkflowRun) -> 
     if news:
         memory.told_at = answer.at
     pause = _pause(plan.interval(answer.at), min(limit - answer.at, plan.longest_interval), SPREAD)
-    body = answer.reply.body if isinstance(answer.reply, Response) else b""
-    return Look(outcome, answer.at, run, pause, asks_user, tuple(news), body)
+    return Look(outcome, answer.at, run, pause, asks_user, tuple(news), answer.known)
 
 
 def _judge_trouble(plan: Plan, memory: Memory, answer: Answer) -> Look:

@@ -12,7 +12,6 @@ import asyncio
 import errno
 import http.client
 import io
-import math
 import os
 import random
 import socket
@@ -31,8 +30,9 @@ import requests.utils
 import urllib3
 import urllib3.connection
 
+from airflow_anon.alarm import asleep
 from airflow_anon.exceptions import AnonConfigurationError
-from airflow_anon.protocol import NoResponse, Renew, Reply, Request, Response, Sleep, Step, Tell
+from airflow_anon.protocol import NoResponse, Renew, Reply, Request, Response, Sleep, Step
 from airflow_anon.settings import OUR_HEADERS, proxy_url
 
 if TYPE_CHECKING:
@@ -46,8 +46,6 @@ LONGEST_BODY = 1024 * 1024
 # Proxies and load balancers mostly close an idle connection after 60 s or more, so with the usual
 # intervals of a wait it is used again; aiohttp's own 15 s would open a new one for each look.
 KEEP_ALIVE = 310.0
-# Waits wake on a grid of so many seconds: one turn of the event loop then serves several of them.
-WAKE_UP_EVERY = 0.1
 # What http.client reads; aiohttp would give up at 8190 bytes.
 LONGEST_LINE = 65536
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
@@ -435,12 +433,6 @@ def _carry_out(client: Client, step: Step, tell: Callable[[News], None], renew: 
 # aiohttp
 
 
-async def asleep(seconds: float) -> None:
-    """Sleep *seconds*, and up to the next tenth of a second."""
-    now = asyncio.get_running_loop().time()
-    await asyncio.sleep(math.ceil((now + seconds) / WAKE_UP_EVERY) * WAKE_UP_EVERY - now)
-
-
 class Sender(Protocol):
     """What a conversation needs of an asynchronous client."""
 
@@ -544,12 +536,21 @@ async def aconverse(
             step = conversation.send(reply)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
+        reply = None
         if isinstance(step, Request):
             used = client.endpoint
             reply = await _asend(client, step, patient=patient)
             used = used or client.endpoint
+        elif isinstance(step, Sleep):
+            seconds = step.seconds + random.uniform(0.0, step.spread)  # noqa: S311
+            del step  # what is over is not kept through a sleep
+            await asleep(seconds)
+        elif isinstance(step, Renew):
+            await client.renew()
+            reply = client.endpoint is not used
         else:
-            reply = await _acarry_out(client, step, tell, used)
+            for news in step.news:
+                tell(news)
 
 
 async def _asend(client: Sender, request: Request, *, patient: bool) -> Response | NoResponse:
@@ -560,17 +561,3 @@ async def _asend(client: Sender, request: Request, *, patient: bool) -> Response
             raise
         now = time.time()
         return NoResponse(str(error).rstrip("."), now, now, "the triggerer", error.conn_id)
-
-
-async def _acarry_out(
-    client: Sender, step: Renew | Sleep | Tell, tell: Callable[[News], None], used: Endpoint | None
-) -> bool | None:
-    if isinstance(step, Renew):
-        await client.renew()
-        return client.endpoint is not used
-    if isinstance(step, Sleep):
-        await asleep(step.seconds + random.uniform(0.0, step.spread))  # noqa: S311
-    else:
-        for news in step.news:
-            tell(news)
-    return None

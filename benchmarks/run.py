@@ -55,11 +55,12 @@ def measure(arguments: argparse.Namespace) -> int:
         return 0
     results = HERE / "results.json"
     if not arguments.report:
-        found = measures.run(arguments.only, runs=arguments.runs, quick=arguments.quick)
+        taken = measures.run(arguments.only, runs=arguments.runs, quick=arguments.quick)
         if arguments.quick:
-            print(report.text(found))
+            print(report.text(dict(taken)))
             return 0
-        measures.keep(results, found)
+        for name, result in taken:
+            measures.keep(results, {name: result})
     report.write(measures.kept(results), HERE)
     return 0
 

@@ -1,4 +1,4 @@
-"""A real Airflow for the demo: four processes, one SQLite file, loopback only; nothing of it stays running."""
+"""A real Airflow for the demo and the UI: four processes, one SQLite file, loopback only; nothing of it stays running."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ PROCESSES = {
     "triggerer": ["--skip-serve-logs"],
 }
 PATIENCE = 8.0
+LONGEST_START = 180.0
+TICK = 0.2
 
 
 class DemoError(Exception):
@@ -76,6 +79,21 @@ class LocalAirflow:
         for name, process in self._processes.items():
             if process.poll() is not None:
                 raise DemoError(f"airflow {name} ended by itself:\n{self._tail(name)}")
+
+    def wait_for_dag(self, dag_id: str) -> None:
+        """
+        Wait until Airflow is up and has read a DAG.
+
+        :raises DemoError: it has not in some minutes, or has ended.
+        """
+        deadline = time.monotonic() + LONGEST_START
+        while self.ask(f"/dags/{dag_id}") is None:
+            self.check()
+            if time.monotonic() > deadline:
+                raise DemoError(
+                    f"Airflow did not start in {LONGEST_START:.0f} s; its logs are in {self.home.name}/"
+                )
+            time.sleep(TICK)
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
         """Call Airflow's REST API; nothing comes back while it is not up, or does not know the thing asked for."""

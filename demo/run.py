@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from local_airflow import DemoError, LocalAirflow
+from local_airflow import TICK, DemoError, LocalAirflow
 
 from airflow_anon.runs import WorkflowRunStatus
 from airflow_anon.simulator import Simulator
@@ -34,9 +34,7 @@ SCRIPT = (
     f"{WorkflowRunStatus.AWAITING_USER_INPUT} (approve) until answered, {WorkflowRunStatus.COMPLETED}"
 )
 THINKING_TIME = 5.0
-LONGEST_START = 180.0
 LONGEST_RUN = 120.0
-TICK = 0.2
 ENDED = ("success", "failed")
 TOLD_LOGGERS = re.compile(r"airflow_anon|task\.stdout")
 NO_NEWS = "Success criteria met. Exiting."
@@ -83,7 +81,8 @@ class Show:
 
     def go_on(self) -> int:
         """Start the DAG, tell what happens until it has ended, and sum up."""
-        self._wait_for_dag()
+        self.airflow.wait_for_dag(DAG_ID)
+        say("airflow", f"is up, and has read example_dags/{DAG_ID}.py")
         self.run_id = self.simulator.create_run(SCRIPT)
         say("simulator", f"run {self.run_id} is created")
         body = {"logical_date": None, "conf": {"workflow_run_id": self.run_id}}
@@ -95,17 +94,6 @@ class Show:
         state, tasks = self._follow()
         self._sum_up(state, tasks)
         return 0 if state == "success" else 1
-
-    def _wait_for_dag(self) -> None:
-        deadline = time.monotonic() + LONGEST_START
-        while self.airflow.ask(f"/dags/{DAG_ID}") is None:
-            self.airflow.check()
-            if time.monotonic() > deadline:
-                raise DemoError(
-                    f"Airflow did not start in {LONGEST_START:.0f} s; its logs are in {HOME.name}/"
-                )
-            time.sleep(TICK)
-        say("airflow", f"is up, and has read example_dags/{DAG_ID}.py")
 
     def _follow(self) -> tuple[str, list[dict[str, Any]]]:
         deadline = time.monotonic() + LONGEST_RUN

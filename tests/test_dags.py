@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import os
+import email
+import email.policy
+import json
+import re
 import runpy
-import shutil
-import subprocess
-import sys
+import socketserver
+import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from airflow.providers.common.compat.sdk import BaseSensorOperator
-from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_3_PLUS
+from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, AIRFLOW_V_3_3_PLUS
 
 import airflow_anon.protocol
 from airflow_anon.operators import AnonWorkflowRunOperator
 from airflow_anon.simulator import Simulator
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture(scope="session")
-def database():
-    folder = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
-    folder.mkdir(exist_ok=True)
-    for source in (HERE / "dags", HERE.parent / "example_dags"):
-        for file in source.glob("*.py"):
-            shutil.copy(file, folder)
-    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True)
-    return folder
 
 
 @pytest.fixture
@@ -73,13 +65,173 @@ def test_every_end_is_what_airflow_records(database, api):
     assert tasks["read"].xcom_pull(task_ids="read") == api.run(conf["bad"])
 
 
+EXAMPLES = HERE.parent / "example_dags"
+SUCCESS, SKIPPED, FAILED = "success", "skipped", "failed"
+
+
+def run_example(folder, name, conf=None):
+    """Run the first DAG of an example and return the state of each of its tasks, by id and map index."""
+    values = runpy.run_path(str(folder / f"{name}.py")).values()
+    tasks = [getattr(value, "operator", value) for value in values]
+    dag_run = next(task.dag for task in tasks if getattr(task, "dag_id", "") == name).test(run_conf=conf)
+    tasks = {(ti.task_id, ti.map_index): ti for ti in dag_run.get_task_instances()}
+    return str(dag_run.state), {key: str(ti.state) for key, ti in tasks.items()}, tasks
+
+
+def test_every_example_is_run_here():
+    tests = Path(__file__).read_text(encoding="utf-8")
+
+    assert [path.stem for path in EXAMPLES.glob("*.py") if f'"{path.stem}"' not in tests] == []
+
+
 def test_the_example_waits_for_a_run_and_hands_its_json_on(database, api):
     run_id = api.create_run("PENDING 1 looks, COMPLETED")
 
-    dag_run, tasks = run_dag(database, "anon_wait_for_run", {"workflow_run_id": run_id})
+    state, states, _ = run_example(database, "anon_wait_for_run", {"workflow_run_id": run_id})
 
-    assert str(dag_run.state) == "success"
-    assert {str(ti.state) for ti in tasks.values()} == {"success"}
+    assert state == SUCCESS
+    assert set(states.values()) == {SUCCESS}
+
+
+@pytest.mark.parametrize(
+    ("script", "states"),
+    [
+        (
+            "PENDING 1 looks, COMPLETED",
+            {
+                "wait": SUCCESS,
+                "publish": SUCCESS,
+                "tell_nobody": SKIPPED,
+                "wait_or_skip": SUCCESS,
+                "publish_unless_skipped": SUCCESS,
+            },
+        ),
+        (
+            "PENDING 1 looks, COMPLETED_WITH_NO_ACTION_TAKEN",
+            {
+                "wait": SUCCESS,
+                "publish": SKIPPED,
+                "tell_nobody": SUCCESS,
+                "wait_or_skip": SKIPPED,
+                "publish_unless_skipped": SKIPPED,
+            },
+        ),
+    ],
+    ids=["something was done", "nothing was done"],
+)
+def test_the_example_branches_on_whether_anything_was_done(database, api, script, states):
+    conf = {"workflow_run_id": api.create_run(script)}
+
+    _, found, _ = run_example(database, "anon_branch_on_no_action", conf)
+
+    assert {task_id: state for (task_id, _), state in found.items() if task_id in states} == states
+
+
+def test_the_example_maps_over_runs(database, api):
+    ids = [api.create_run("PENDING 1 looks, COMPLETED"), api.create_run("COMPLETED_WITH_NO_ACTION_TAKEN")]
+
+    state, states, tasks = run_example(database, "anon_map_over_runs", {"workflow_run_ids": ids})
+
+    assert state == SUCCESS
+    assert [states["wait", index] for index in range(2)] == [SUCCESS, SUCCESS]
+    ends = tasks["sum_up", -1].xcom_pull(task_ids="sum_up")
+    assert ends == ["COMPLETED", "COMPLETED_WITH_NO_ACTION_TAKEN"]
+
+
+@pytest.mark.parametrize(("end", "ends"), [("COMPLETED", SUCCESS), ("FAILED", FAILED)])
+def test_the_example_waits_in_a_task_of_its_own(database, api, end, ends):
+    conf = {"workflow_run_id": api.create_run(f"PENDING 2 looks, {end}")}
+
+    _, states, _ = run_example(database, "anon_taskflow", conf)
+
+    assert states["look", -1] == SUCCESS
+    assert states["wait", -1] == ends
+
+
+def test_the_example_asks_a_person_by_mail(database, api, mailbox):
+    run_id = api.create_run("PENDING 1 looks, AWAITING_USER_INPUT (approve) 2 looks, COMPLETED")
+
+    state, _, _ = run_example(
+        database, "anon_wait_for_a_person", {"workflow_run_id": run_id, "ask": "ada@example.com"}
+    )
+
+    assert state == SUCCESS
+    assert [mail.recipients for mail in mailbox] == [["ada@example.com"]]
+    assert "A run waits for you: approve" in mailbox[0].text
+    assert run_id in mailbox[0].text
+
+
+@pytest.mark.parametrize(("end", "events"), [("COMPLETED", 1), ("FAILED", 0)])
+def test_the_example_updates_an_asset_at_a_good_end(database, api, end, events):
+    conf = {"workflow_run_id": api.create_run(f"PENDING 1 looks, {end}")}
+    before = count_asset_events()
+
+    run_example(database, "anon_asset_from_run", conf)
+
+    assert count_asset_events() - before == events
+
+
+@pytest.mark.parametrize(("end", "ends"), [("COMPLETED", SUCCESS), ("FAILED", FAILED)])
+def test_the_example_waits_without_a_worker(database, api, end, ends):
+    conf = {"workflow_run_id": api.create_run(f"PENDING 2 looks, {end}")}
+
+    _, states, _ = run_example(database, "anon_zero_worker", conf)
+
+    assert states["wait", -1] == ends
+
+
+def count_asset_events():
+    if AIRFLOW_V_3_0_PLUS:
+        from airflow.models.asset import AssetEvent as Event
+    else:
+        from airflow.models.dataset import DatasetEvent as Event
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        return session.query(Event).count()
+
+
+@dataclass
+class Mail:
+    """A mail as an SMTP server took it."""
+
+    recipients: list[str]
+    text: str
+
+
+class Letterbox(socketserver.StreamRequestHandler):
+    """As much of an SMTP server as takes a mail."""
+
+    def handle(self):
+        self.wfile.write(b"220 here\r\n")
+        recipients = []
+        for line in self.rfile:
+            word = line[:4].upper()
+            if word == b"RCPT":
+                recipients.append(re.search(rb"<(.+)>", line)[1].decode())
+            if word == b"DATA":
+                self.wfile.write(b"354 go on\r\n")
+                message = b"".join(iter(self.rfile.readline, b".\r\n"))
+                parsed = email.message_from_bytes(message, policy=email.policy.default)
+                body = "".join(part.get_content() for part in parsed.walk() if not part.is_multipart())
+                self.server.mails.append(Mail(recipients, f"{parsed['Subject']}\n{body}"))
+            self.wfile.write(b"221 bye\r\n" if word == b"QUIT" else b"250 well\r\n")
+
+
+@pytest.fixture
+def mailbox(monkeypatch):
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Letterbox) as server:
+        server.mails = []
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        connection = {
+            "conn_type": "smtp",
+            "host": "127.0.0.1",
+            "port": server.server_address[1],
+            "extra": {"disable_ssl": True, "disable_tls": True},
+        }
+        monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", json.dumps(connection))
+        yield server.mails
+        server.shutdown()
 
 
 @pytest.mark.timeout(300)

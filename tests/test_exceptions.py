@@ -103,3 +103,11 @@ def test_an_invalid_id_is_a_value_error_too():
 def test_a_name_that_is_no_error_is_refused_as_python_does():
     with pytest.raises(AttributeError, match="AnonNonsense"):
         exceptions.AnonNonsense  # noqa: B018
+
+
+@pytest.mark.parametrize("name", sorted(exceptions.AIRFLOW_ERRORS))
+def test_an_error_that_is_airflows_is_called_by_the_name_it_is_imported_by(name):
+    kind = getattr(exceptions, name)
+
+    assert f"{kind.__module__}.{kind.__qualname__}" == f"airflow_anon.exceptions.{name}"
+    assert type(pickle.loads(pickle.dumps(kind("a message")))) is kind

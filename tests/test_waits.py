@@ -13,6 +13,7 @@ from airflow_anon.exceptions import (
     AnonUnavailableError,
     AnonUserInputTimeoutError,
     AnonWaitTimeoutError,
+    AnonWorkflowRunFailedError,
 )
 from airflow_anon.handoff import Return
 from airflow_anon.memory import Memory
@@ -159,6 +160,23 @@ def test_an_execution_timeout_is_skipped_with_soft_fail(api):
         resume(sensor, "__fail__", failure)
 
     assert any(isinstance(error, AirflowTaskTimeout) for error in causes(skipped.value))
+
+
+@pytest.mark.parametrize("told", ["success", "skipped"])
+def test_an_end_in_a_triggerer_that_is_none_is_judged_on_the_worker(api, told):
+    sensor, _ = broken_trigger(api, "COMPLETED", end_from_trigger=True)
+
+    assert resume(sensor, "execute_complete", {"event": told})["status"] == "COMPLETED"
+
+
+@pytest.mark.parametrize(
+    ("script", "error"), [("FAILED", AnonWorkflowRunFailedError), ("IN_PROGRESS", AnonUnavailableError)]
+)
+def test_an_end_in_a_triggerer_is_no_success_by_itself(api, script, error):
+    sensor, _ = broken_trigger(api, script, end_from_trigger=True)
+
+    with pytest.raises(error):
+        resume(sensor, "execute_complete", {"event": "success"})
 
 
 def test_never_fail_skips_whatever_the_trigger_brings(api):

@@ -91,6 +91,7 @@ def _stopped_by_signals() -> Iterator[threading.Event]:
 
 def _introduce(simulator: Simulator, run_ids: list[str]) -> None:
     _say(f"Serving the Anon API at {simulator.url}")
+    _say(f"See and steer it in a browser: {simulator.page_url}")
     _say("For Airflow:\n")
     _say(f"export AIRFLOW_CONN_ANON_DEFAULT={shlex.quote(simulator.connection())}\n")
     for run_id in run_ids:

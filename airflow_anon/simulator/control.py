@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -14,12 +15,14 @@ from airflow_anon.simulator.world import OutageKind
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from airflow_anon.simulator.scripted_run import Stay
     from airflow_anon.simulator.server import Server
 
 ENDS: Mapping[str, WorkflowRunStatus] = {
     "complete": WorkflowRunStatus.COMPLETED,
     "fail": WorkflowRunStatus.FAILED,
 }
+NEWEST = 50
 Reply = tuple[int, Any]
 
 
@@ -64,6 +67,27 @@ class Control:
         self.server.world.start_outage(kind, wish["seconds"], retry_after)
         return 202, {"kind": kind.value, "seconds": wish["seconds"]}
 
+    async def stop_outage(self, _: web.Request) -> Reply:
+        """End the outage, if one lasts."""
+        self.server.world.stop_outage()
+        return 200, {}
+
+    async def overview(self, _: web.Request) -> Reply:
+        """Tell what the page shows: the newest runs first, what goes wrong, what was counted."""
+        world = self.server.world
+        newest = list(world.runs.values())[: -NEWEST - 1 : -1]
+        spoilt = [{"at": one.at, "run_id": one.run_id, "fault": str(one.fault)} for one in world.spoilt]
+        return 200, {
+            "now": world.clock.now(),
+            "runs": [self._shown(run.id) for run in newest],
+            "older_runs": len(world.runs) - len(newest),
+            "outage": self._outage(),
+            "faults_left": world.faults_left,
+            "spoilt": spoilt,
+            "requests": world.counters.requests,
+            "connections": world.counters.connections,
+        }
+
     async def stats(self, _: web.Request) -> Reply:
         """Tell what was counted."""
         counters = self.server.world.counters
@@ -84,7 +108,34 @@ class Control:
     def _shown(self, run_id: str) -> dict[str, Any]:
         run = self.server.world.find(run_id)
         url = f"{self.server.url}/api/v2/workflow-runs/{run.id}"
-        return {"id": run.id, "url": url, "looks": run.looks, "run": run.payload()}
+        return {
+            "id": run.id,
+            "workflow_id": run.workflow_id,
+            "url": url,
+            "script": run.script,
+            "looks": run.looks,
+            "waits_for_answer": run.step.until_answered,
+            "history": [_told(stay) for stay in run.stays],
+            "run": run.payload(),
+        }
+
+    def _outage(self) -> dict[str, Any] | None:
+        outage, left = self.server.world.outage, self.server.world.outage_left
+        if outage is None:
+            return None
+        # One without an end has no number of seconds that JSON could hold.
+        return {"kind": outage.kind.value, "seconds_left": left if isfinite(left) else None}
+
+
+def _told(stay: Stay) -> dict[str, Any]:
+    step = stay.step
+    return {
+        "status": step.status,
+        "state": step.state,
+        "since": stay.since,
+        "looks": stay.looks,
+        "ended": step.ended,
+    }
 
 
 def control_routes(server: Server) -> list[web.RouteDef]:
@@ -96,6 +147,8 @@ def control_routes(server: Server) -> list[web.RouteDef]:
         web.post("/_control/runs/{id}/{move:answer|complete|fail}", _in_json(control.move_run)),
         web.post("/_control/faults", _in_json(control.add_faults)),
         web.post("/_control/outage", _then_follow(server, _in_json(control.outage))),
+        web.delete("/_control/outage", _then_follow(server, _in_json(control.stop_outage))),
+        web.get("/_control/overview", _in_json(control.overview)),
         web.get("/_control/stats", _in_json(control.stats)),
         web.delete("/_control/", _then_follow(server, _in_json(control.reset))),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -13,6 +14,7 @@ from airflow_anon.simulator.scripts import Step
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+KEPT_STAYS = 100
 USER_ID = "5f0c3b52-6a0e-4c7b-9a55-2d6c1f3e8b10"
 
 
@@ -26,24 +28,34 @@ class Change:
 
 
 @dataclass(slots=True)
+class Stay:
+    """A run's time in one step: since when, and how many looks saw it there."""
+
+    step: Step
+    since: float
+    looks: int = 0
+
+
+@dataclass(slots=True)
 class ScriptedRun:
     """
     A run and where it stands.
 
+    :param script: what *steps* were read from, to be shown.
     :param created_at: seconds since the epoch, as all times here.
     :param on_change: told each time that the run enters a step.
     """
 
     id: str
     workflow_id: str
+    script: str
     steps: tuple[Step, ...]
     created_at: float
     on_change: Callable[[Change], None]
     job_run_id: str = field(default_factory=lambda: str(uuid4()))
     looks: int = 0
+    stays: deque[Stay] = field(default_factory=lambda: deque(maxlen=KEPT_STAYS))
     _index: int = -1
-    _entered_at: float = 0
-    _looks_at_entry: int = 0
 
     def __post_init__(self) -> None:
         """Enter the first step."""
@@ -52,19 +64,20 @@ class ScriptedRun:
     @property
     def step(self) -> Step:
         """The step it was in when it was last settled."""
-        return self.steps[self._index]
+        return self._stay.step
 
     def settle(self, now: float) -> None:
         """Pass through the steps whose time is over."""
-        while self.step.seconds is not None and now >= self._entered_at + self.step.seconds:
-            self._enter_next(self._entered_at + self.step.seconds)
+        while self.step.seconds is not None and now >= self._stay.since + self.step.seconds:
+            self._enter_next(self._stay.since + self.step.seconds)
 
     def look(self, now: float) -> dict[str, Any] | None:
         """Show the run to a client: its JSON, or nothing while it is not visible."""
         self.settle(now)
         shown = self.payload()
         self.looks += 1
-        if self.step.looks is not None and self.looks - self._looks_at_entry >= self.step.looks:
+        self._stay.looks += 1
+        if self.step.looks is not None and self._stay.looks >= self.step.looks:
             self._enter_next(now)
         return shown
 
@@ -101,16 +114,19 @@ class ScriptedRun:
             "id": self.id,
             "workflowId": self.workflow_id,
             "status": step.status,
-            "completedAt": timestamp(self._entered_at) if step.ended else None,
+            "completedAt": timestamp(self._stay.since) if step.ended else None,
             "createdAt": timestamp(self.created_at),
-            "updatedAt": timestamp(self._entered_at),
+            "updatedAt": timestamp(self._stay.since),
             "createdByUserId": USER_ID,
             "jobRunId": None if is_pending else self.job_run_id,
             "currentStateName": step.state,
         }
 
+    @property
+    def _stay(self) -> Stay:
+        return self.stays[-1]
+
     def _enter_next(self, at: float) -> None:
         self._index += 1
-        self._entered_at = at
-        self._looks_at_entry = self.looks
+        self.stays.append(Stay(self.steps[self._index], at))
         self.on_change(Change(at, self.id, self.step.status))

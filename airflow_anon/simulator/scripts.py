@@ -174,6 +174,10 @@ class Fault:
     retry_after: str | None = None
     body: str | None = None
 
+    def __str__(self) -> str:
+        """Name it by its first word."""
+        return str(self.status) if self.kind is FaultKind.STATUS else self.kind.value
+
 
 def parse_faults(text: str) -> tuple[Fault, ...]:
     """

@@ -14,7 +14,9 @@ from aiohttp import web
 from airflow_anon.simulator.answers import Credential, about_outage, about_run, spoilt
 from airflow_anon.simulator.control import control_routes
 from airflow_anon.simulator.delivery import deliver, whole
+from airflow_anon.simulator.gate import gate, is_for_people
 from airflow_anon.simulator.listener import HOST, Listener
+from airflow_anon.simulator.page import page
 from airflow_anon.simulator.world import OutageKind, World
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from airflow_anon.simulator.answers import Answer
 
 OPENAPI = Path(__file__).with_name("openapi.json")
-OFF_THE_RECORD = ("/_control/", "/openapi.json")
+OPENAPI_PATH = "/openapi.json"
 IDLE_SECONDS = 3600
 BRIEFLY = 0.01
 
@@ -71,7 +73,7 @@ class Server:
 
     @property
     def root_url(self) -> str:
-        """Where the control API stands."""
+        """Where the page and the control API stand."""
         return f"{self._scheme}://{HOST}:{self.port}"
 
     @property
@@ -127,17 +129,18 @@ class Server:
         return cast("web.Server", self._runner.server)
 
     def _application(self) -> web.Application:
-        application = web.Application(middlewares=[self._counting])
+        application = web.Application(middlewares=[gate, self._counting])
         application.router.add_get(
             f"{self.base_path}/api/v2/workflow-runs/{{id}}", self._get_run, allow_head=False
         )
-        application.router.add_get("/openapi.json", self._get_openapi)
+        application.router.add_get(OPENAPI_PATH, self._get_openapi)
+        application.router.add_get("/", page)
         application.router.add_routes(control_routes(self))
         return application
 
     @web.middleware
     async def _counting(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not request.path.startswith(OFF_THE_RECORD):
+        if not is_for_people(request.path) and request.path != OPENAPI_PATH:
             counters = self.world.counters
             counters.record(request.match_info.get("id"), dict(request.headers), time.monotonic())
             if request.transport is not None and request.transport not in self._seen:

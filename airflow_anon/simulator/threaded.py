@@ -106,6 +106,11 @@ class Simulator:
         return self._running.url
 
     @property
+    def page_url(self) -> str:
+        """Where a person sees the runs and steers them."""
+        return f"{self._running.root_url}/"
+
+    @property
     def control_url(self) -> str:
         """The base of the control API."""
         return f"{self._running.root_url}/_control"

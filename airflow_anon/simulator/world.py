@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from airflow_anon.simulator.clock import Clock
 
 KEPT = 10_000
+KEPT_SPOILT = 10
 
 
 class OutageKind(str, Enum):
@@ -50,6 +51,15 @@ class Outage:
     retry_after: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Spoilt:
+    """A request at a time got a fault in place of the right answer."""
+
+    at: float
+    run_id: str
+    fault: Fault
+
+
 @dataclass(slots=True)
 class Counters:
     """What was asked of the API; the control API is not counted."""
@@ -77,6 +87,7 @@ class World:
         self.runs: dict[str, ScriptedRun] = {}
         self.changes: deque[Change] = deque(maxlen=KEPT)
         self.counters = Counters()
+        self.spoilt: deque[Spoilt] = deque(maxlen=KEPT_SPOILT)
         self._faults: dict[str | None, deque[Fault]] = {}
         self._outage: Outage | None = None
 
@@ -85,6 +96,7 @@ class World:
         self.runs.clear()
         self.changes.clear()
         self.counters = Counters()
+        self.spoilt.clear()
         self._faults.clear()
         self._outage = None
 
@@ -100,6 +112,7 @@ class World:
         self.runs[new_id.lower()] = ScriptedRun(
             id=new_id,
             workflow_id=str(uuid4()) if workflow_id is None else normalise_id(workflow_id),
+            script=script,
             steps=parse_script(script),
             created_at=self.clock.now(),
             on_change=self.changes.append,
@@ -148,7 +161,9 @@ class World:
         """Return what is wrong with the answer to this request; a fault of the run itself goes first."""
         for key in (run_id.lower(), None):
             if self._faults.get(key):
-                return self._faults[key].popleft()
+                fault = self._faults[key].popleft()
+                self.spoilt.append(Spoilt(self.clock.now(), run_id, fault))
+                return fault
         return None
 
     @property

@@ -60,6 +60,7 @@ def test_the_line_to_paste_is_a_connection(capsys: pytest.CaptureFixture[str]) -
     assert json.loads(value)["password"] == "it's"
     assert json.loads(value)["conn_type"] == "anon"
     assert said.count("\nRun ") == 1
+    assert re.search(r"in a browser: http://127\.0\.0\.1:\d+/$", said, re.MULTILINE)
     assert re.search(r"^\d\d:\d\d:\d\d  [0-9a-f-]{36}  PENDING$", said, re.MULTILINE)
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
+from airflow_anon.simulator.control import NEWEST
+
 if TYPE_CHECKING:
     from airflow_anon.simulator import Simulator
 
@@ -116,13 +118,112 @@ def test_stats_tell_what_was_counted(simulator: Simulator, look: Look) -> None:
     assert stats["last_headers"]["Host"] == f"127.0.0.1:{simulator.port}"
 
 
+def overview(simulator: Simulator) -> dict[str, Any]:
+    return requests.get(f"{simulator.control_url}/overview", timeout=2).json()
+
+
+def test_the_overview_tells_what_a_run_went_through(simulator: Simulator, look: Look) -> None:
+    script = "MISSING 1 look, PENDING 2s, AWAITING_USER_INPUT (approve) until answered, COMPLETED"
+    run_id = simulator.create_run(script, workflow_id=RUN_ID)
+    look(run_id)
+    look(run_id)
+    simulator.advance(5)
+    look(run_id)
+    simulator.fail(run_id)
+    simulator.advance(1)
+
+    told = overview(simulator)
+    (run,) = told["runs"]
+
+    assert (run["id"], run["workflow_id"], run["script"]) == (run_id, RUN_ID, script)
+    assert (run["looks"], run["waits_for_answer"]) == (3, False)
+    assert told["now"] == 1_700_000_006.25
+    assert run["history"] == [
+        {"status": None, "state": None, "since": 1_700_000_000.25, "looks": 1, "ended": False},
+        {"status": "PENDING", "state": None, "since": 1_700_000_000.25, "looks": 1, "ended": False},
+        {
+            "status": "AWAITING_USER_INPUT",
+            "state": "approve",
+            "since": 1_700_000_002.25,
+            "looks": 1,
+            "ended": False,
+        },
+        {"status": "FAILED", "state": "approve", "since": 1_700_000_005.25, "looks": 0, "ended": True},
+    ]
+
+
+def test_a_listed_run_tells_whether_it_can_be_answered(simulator: Simulator) -> None:
+    run_id = simulator.create_run(WAITING)
+
+    assert overview(simulator)["runs"][0]["waits_for_answer"] is True
+    assert post(simulator, f"runs/{run_id}/answer").json()["waits_for_answer"] is False
+
+
+def test_the_overview_has_the_newest_runs_and_says_how_many_are_older(simulator: Simulator) -> None:
+    run_ids = [simulator.create_run() for _ in range(NEWEST + 2)]
+
+    told = overview(simulator)
+
+    assert [run["id"] for run in told["runs"]] == run_ids[:1:-1]
+    assert told["older_runs"] == 2
+
+
+def test_the_overview_tells_what_goes_wrong(simulator: Simulator, look: Look) -> None:
+    run_id = simulator.create_run()
+    simulator.add_faults("503 x2, slow 1ms, hang")
+    for _ in range(3):
+        look(run_id)
+    post(simulator, "outage", {"seconds": 30, "kind": "429"})
+    simulator.advance(10)
+
+    told = overview(simulator)
+
+    assert told["outage"] == {"kind": "429", "seconds_left": 20}
+    assert told["faults_left"] == 1
+    assert told["spoilt"] == [
+        {"at": 1_700_000_000.25, "run_id": run_id, "fault": fault} for fault in ("503", "503", "slow")
+    ]
+    assert (told["requests"], told["connections"]) == (3, 1)
+
+
+def test_the_overview_of_a_quiet_simulator(simulator: Simulator) -> None:
+    assert overview(simulator) == {
+        "now": 1_700_000_000.25,
+        "runs": [],
+        "older_runs": 0,
+        "outage": None,
+        "faults_left": 0,
+        "spoilt": [],
+        "requests": 0,
+        "connections": 0,
+    }
+
+
+def test_an_outage_with_no_end_has_no_seconds_left(simulator: Simulator) -> None:
+    simulator.start_outage("503")
+
+    assert overview(simulator)["outage"] == {"kind": "503", "seconds_left": None}
+
+
+def test_an_outage_is_ended(simulator: Simulator, look: Look) -> None:
+    run_id = simulator.create_run()
+    simulator.outage(30, "503")
+
+    ended = requests.delete(f"{simulator.control_url}/outage", timeout=2)
+
+    assert (ended.status_code, ended.json()) == (200, {})
+    assert look(run_id).status_code == 200
+
+
 def test_a_reset_forgets_runs_and_counts(simulator: Simulator, look: Look) -> None:
     run_id = simulator.create_run()
+    simulator.add_faults("slow 1ms")
     look(run_id)
 
     requests.delete(f"{simulator.control_url}/", timeout=2)
 
     assert simulator.requests == 0
+    assert overview(simulator)["spoilt"] == []
     assert look(run_id).status_code == 404
 
 

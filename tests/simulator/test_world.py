@@ -8,7 +8,8 @@ import pytest
 
 from airflow_anon.runs import WorkflowRun, WorkflowRunStatus
 from airflow_anon.simulator.clock import MovableClock
-from airflow_anon.simulator.world import KEPT, OutageKind, World
+from airflow_anon.simulator.scripted_run import KEPT_STAYS
+from airflow_anon.simulator.world import KEPT, KEPT_SPOILT, OutageKind, World
 
 RUN_ID = "3c90c3cc-0d44-4b50-8888-8dd25736052a"
 
@@ -123,6 +124,24 @@ def test_an_id_must_be_one_of_the_api(world: World) -> None:
 def test_a_run_that_does_not_exist_cannot_be_moved(world: World) -> None:
     with pytest.raises(LookupError, match="there is no run"):
         world.answer(RUN_ID)
+
+
+def test_only_the_last_stays_of_a_long_script_are_kept(world: World, clock: MovableClock) -> None:
+    run_id = world.create_run(", ".join(["PENDING 1s"] * KEPT_STAYS) + ", IN_PROGRESS 1s, COMPLETED")
+    clock.advance(KEPT_STAYS + 1)
+
+    stays = world.find(run_id).stays
+
+    assert len(stays) == KEPT_STAYS
+    assert [stay.step.status for stay in stays][-3:] == ["PENDING", "IN_PROGRESS", "COMPLETED"]
+
+
+def test_only_the_last_spoilt_answers_are_kept(world: World, clock: MovableClock) -> None:
+    world.add_faults(f"500, 502 x{KEPT_SPOILT}")
+    for _ in range(KEPT_SPOILT + 1):
+        world.take_fault(RUN_ID)
+
+    assert [str(spoilt.fault) for spoilt in world.spoilt] == ["502"] * KEPT_SPOILT
 
 
 def test_the_changes_of_all_runs_are_told_once_and_in_order(world: World, clock: MovableClock) -> None:

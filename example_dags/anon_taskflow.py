@@ -1,0 +1,36 @@
+"""
+Use the hook in a task of your own: look at a run once, or wait for it right there.
+
+Waiting like this keeps a worker busy, which is fine for seconds. For longer waits there is the
+sensor, see ``anon_wait_for_run.py``.
+"""
+
+from __future__ import annotations
+
+from airflow.providers.common.compat.sdk import DAG, Param, task
+
+from airflow_anon.hooks import AnonHook
+
+with DAG(
+    dag_id="anon_taskflow",
+    schedule=None,
+    params={"workflow_run_id": Param(type="string", format="uuid", description="The run to wait for.")},
+    tags=["anon"],
+):
+
+    @task
+    def look(workflow_run_id: str) -> str:
+        """Look at the run once, whatever its status."""
+        with AnonHook("anon_default") as hook:
+            run = hook.get_workflow_run(workflow_run_id)
+        print(f"It is {run.status}, in state {run.current_state_name}, since {run.updated_at}.")
+        return run.id
+
+    @task
+    def wait(workflow_run_id: str) -> float:
+        """Block until the run is over; one that failed raises, and fails this task."""
+        with AnonHook("anon_default") as hook:
+            run = hook.wait_for_workflow_run(workflow_run_id, poke_interval=2, timeout=600)
+        return run.seconds_run
+
+    seconds = wait(look("{{ params.workflow_run_id }}"))
