@@ -5,6 +5,7 @@ Everything that can go wrong.
 
     AnonError                          trouble with the wait; nothing is known to be wrong with the run
       AnonConfigurationError           a setting of the connection makes no sense
+        AnonUnreadableConnectionError  the connection could not be read just now; worth a retry
       AnonInvalidIdError               the id is no UUID
       AnonUnavailableError             lost contact: the state of the run is unknown; worth a retry
       AnonRejectedError                the API answered, and said no
@@ -83,6 +84,12 @@ class AnonConfigurationError(AnonError):
         super().__init__(message, **data)
         self.conn_id = conn_id
         self.field = field
+
+
+class AnonUnreadableConnectionError(AnonConfigurationError):
+    """Airflow could not read the connection just now, which says nothing of what is in it."""
+
+    retryable = True
 
 
 class AnonInvalidIdError(AnonError, ValueError):

@@ -255,6 +255,11 @@ class Group:
             )
         return Look(Outcome.TIMEOUT if self.unfinished else Outcome.OVER, at)
 
+    def look_for_all(self) -> Look:
+        """Return a look at the one run that says how all of them ended: a bad end first, then work that was done."""
+        ends = sorted(self.runs, key=lambda run: (run.succeeded, run.took_no_action))
+        return replace(self.look(), run=ends[0] if ends else None)
+
     # What the log is told.
 
     def hear(self, news: News) -> list[News]:

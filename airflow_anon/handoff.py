@@ -9,7 +9,7 @@ from typing import Any
 from airflow_anon.exceptions import AnonError, AnonProtocolError, error_from_payload
 from airflow_anon.memory import Memory
 from airflow_anon.protocol import NEVER, Look, Outcome, Plan
-from airflow_anon.runs import WorkflowRun
+from airflow_anon.runs import WorkflowRun, is_queued
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class Handoff:
             "last_status": memory.status,
             "last_state_name": memory.state_name,
             "awaiting_since": memory.awaiting_since,
+            "user_input_seconds": memory.user_input_seconds,
+            "queued_seconds": memory.queued_seconds,
         }
 
     def to_kwargs_of_plan(self) -> dict[str, Any]:
@@ -70,6 +72,10 @@ class Handoff:
                 status=kwargs["last_status"],
                 state_name=kwargs["last_state_name"],
                 awaiting_since=kwargs["awaiting_since"],
+                user_input_seconds=kwargs["user_input_seconds"],
+                # A trigger that missed a look, since its triggerer had died, did not see the work begin.
+                is_queued=is_queued(kwargs["last_status"]) and now <= kwargs["next_look_at"],
+                queued_seconds=kwargs["queued_seconds"],
                 warned_of=[kwargs["last_status"]] if kwargs["last_status"] else [],
                 told_at=0.0 if kwargs["seen_at"] is None else now,
             ),

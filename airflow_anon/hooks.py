@@ -10,8 +10,9 @@ from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_anon import get_provider_info
-from airflow_anon.exceptions import AnonConfigurationError, AnonError
+from airflow_anon.exceptions import AnonConfigurationError, AnonError, AnonUnreadableConnectionError
 from airflow_anon.memory import Memory
+from airflow_anon.metrics import counted_wait, look_counter
 from airflow_anon.outcomes import conclude, ended_run
 from airflow_anon.protocol import Plan, ending, fetch_run, probe, wait_for_run
 from airflow_anon.settings import Endpoint
@@ -115,7 +116,9 @@ class AnonHook(BaseHook):
             user_input_timeout=user_input_timeout,
         )
         memory = Memory()
-        return self._concluded(plan, memory, self.converse(wait_for_run(plan, memory)))
+        with counted_wait(self.anon_conn_id, plan, memory) as count:
+            count.look = self.converse(wait_for_run(plan, memory))
+            return self._concluded(plan, memory, count.look)
 
     async def aget_workflow_run(self, workflow_run_id: str) -> WorkflowRun:
         """Look at a run once, like :meth:`get_workflow_run`, without blocking the event loop."""
@@ -143,7 +146,9 @@ class AnonHook(BaseHook):
             user_input_timeout=user_input_timeout,
         )
         memory = Memory()
-        return self._concluded(plan, memory, await self.aconverse(wait_for_run(plan, memory)))
+        with counted_wait(self.anon_conn_id, plan, memory) as count:
+            count.look = await self.aconverse(wait_for_run(plan, memory))
+            return self._concluded(plan, memory, count.look)
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask the API for a run that does not exist, and say what the answer tells about the connection."""
@@ -159,7 +164,7 @@ class AnonHook(BaseHook):
         if self._client is None:
             from airflow_anon.transport import Client
 
-            self._client = Client(self.endpoint())
+            self._client = Client(self.endpoint(), look_counter(self.anon_conn_id))
         return self._client
 
     def close(self) -> None:
@@ -209,7 +214,9 @@ class AnonHook(BaseHook):
         """Join the client that all conversations of one connection and event loop share; leave it at the end."""
         from airflow_anon.sharing import SharedClient
 
-        return SharedClient.join((type(self), self.anon_conn_id), self.aendpoint)
+        return SharedClient.join(
+            (type(self), self.anon_conn_id), self.aendpoint, look_counter(self.anon_conn_id)
+        )
 
     async def aconverse_each(
         self,
@@ -299,12 +306,12 @@ class AnonHook(BaseHook):
 
     def _unreadable(self, error: Exception) -> AnonConfigurationError:
         missing = isinstance(error, AirflowNotFoundException) or _is_not_found(error)
+        kind = AnonConfigurationError if missing else AnonUnreadableConnectionError
         why = "There is no such connection." if missing else f"It could not be read ({type(error).__name__})."
-        return AnonConfigurationError(
+        return kind(
             f"Connection {self.anon_conn_id!r}: {why} Create it with type 'anon', or correct anon_conn_id.",
             conn_id=self.anon_conn_id,
             field="anon_conn_id",
-            retryable=not missing,
         )
 
     def _renew(self) -> bool:

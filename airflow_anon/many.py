@@ -83,6 +83,7 @@ class ManyWait(BaseWait[Group]):
 
     def _conclude(self, plan: Plan, memory: Group, look: Look) -> list[dict[str, Any]]:
         self.sensor.hook.tell(memory.ending())
+        self.count.look = memory.look_for_all() if look.outcome is Outcome.OVER else look
         payloads = conclude_all(memory, look)
         if self.sensor.skip_on_no_action and memory.took_no_action:
             raise AirflowSkipException(
@@ -95,6 +96,7 @@ class ManyWait(BaseWait[Group]):
         plan = returned.plan
         group = self._read(plan, kept)
         self.begun = plan, group
+        self._count(plan, group)
         error = returned.error
         if error is not None and not error.retryable:
             raise error

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
-from airflow_anon.runs import WorkflowRun
+from airflow_anon.runs import WorkflowRun, is_queued
 
 STILL_WAITING_EVERY = 300.0
 # What is remembered goes into Airflow's database: an API gone mad must not fill it.
@@ -66,6 +66,9 @@ class Memory:
     :param awaiting_since: when the run began to wait for a person, while it does.
     :param looks: looks taken in all.
     :param spent: seconds seen in each status.
+    :param user_input_seconds: seconds seen waiting for a person; unlike *spent*, over all deferrals.
+    :param is_queued: whether the run's work had not begun when it was last seen.
+    :param queued_seconds: how long after the run's creation it began, if that was seen.
     :param warned_of: unknown statuses that the log has been told of.
     :param told_at: when the log was last told anything.
     """
@@ -79,6 +82,9 @@ class Memory:
     awaiting_since: float | None = None
     looks: int = 0
     spent: dict[str, float] = field(default_factory=dict)
+    user_input_seconds: float = 0.0
+    is_queued: bool = False
+    queued_seconds: float | None = None
     warned_of: list[str] = field(default_factory=list)
     told_at: float = 0.0
 
@@ -107,9 +113,8 @@ class Memory:
             run.current_state_name and clipped(run.current_state_name),
         )
         changed = (before, state_before) != (self.status, self.state_name)
+        self._take_time(run, before, at)
         if self.seen_at is not None and before is not None:
-            name = before if before in self.spent or len(self.spent) < MOST_STATUSES else OTHERS
-            self.spent[name] = self.spent.get(name, 0.0) + at - self.seen_at
             if self.missed:
                 news.append(
                     News("info", f"Contact again after {duration(at - self.seen_at)} without an answer.")
@@ -131,6 +136,18 @@ class Memory:
         elif not run.awaits_user_input:
             self.awaiting_since = None
         return news, entered
+
+    def _take_time(self, run: WorkflowRun, before: str | None, at: float) -> None:
+        if self.is_queued and self.queued_seconds is None:
+            self.queued_seconds = run.seconds_queued
+        self.is_queued = is_queued(run.status)
+        if self.seen_at is None:
+            return
+        if self.awaiting_since is not None:
+            self.user_input_seconds += at - self.seen_at
+        if before is not None:
+            name = before if before in self.spent or len(self.spent) < MOST_STATUSES else OTHERS
+            self.spent[name] = self.spent.get(name, 0.0) + at - self.seen_at
 
     def missed_look(self, trouble: str, at: float) -> None:
         """Take in a look that went unanswered."""

@@ -44,6 +44,11 @@ UNDER_WAY = frozenset(
 SUCCESSES = frozenset({WorkflowRunStatus.COMPLETED, WorkflowRunStatus.COMPLETED_WITH_NO_ACTION_TAKEN})
 
 
+def is_queued(status: str | None) -> bool:
+    """Say whether a status is that of a run whose work has not begun."""
+    return status == WorkflowRunStatus.PENDING
+
+
 def normalise_id(workflow_run_id: object, name: str = "workflow_run_id") -> str:
     """
     Trim the blanks around an id and check it against the API's pattern.
@@ -148,6 +153,13 @@ class WorkflowRun:
     def took_no_action(self) -> bool:
         """Whether the run ended well without doing anything."""
         return self.status is WorkflowRunStatus.COMPLETED_WITH_NO_ACTION_TAKEN
+
+    @property
+    def seconds_queued(self) -> float | None:
+        """Seconds from the run's creation to its last change, which began its work; None if it is not at work."""
+        if self.status is not WorkflowRunStatus.IN_PROGRESS:
+            return None
+        return (self.updated_at - self.created_at).total_seconds()
 
     @property
     def awaits_user_input(self) -> bool:

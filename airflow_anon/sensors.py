@@ -75,7 +75,7 @@ class _WaitingSensor(BaseSensorOperator):
     def execute(self, context: Context) -> Any:
         """Wait as Airflow's sensors do, and close the connection to the API at the end."""
         self._wait.tell_why_on_worker(context)
-        with self.hook:
+        with self.hook, self._wait.count.to_its_end():
             return super().execute(context)
 
     def poke(self, context: Context) -> PokeReturnValue:
@@ -94,7 +94,8 @@ class _WaitingSensor(BaseSensorOperator):
         """Go on after the triggerer; what Airflow itself has to tell of a trigger is judged here, too."""
         if next_method == "__fail__":
             next_method = self.execute_failed.__name__
-        return super().resume_execution(next_method, next_kwargs, context)
+        with self._wait.count.to_its_end(is_resumed=True):
+            return super().resume_execution(next_method, next_kwargs, context)
 
     @property
     def reschedule(self) -> bool:

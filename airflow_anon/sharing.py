@@ -25,6 +25,7 @@ from airflow_anon.transport import AsyncClient
 
 if TYPE_CHECKING:
     from airflow_anon.settings import Endpoint
+    from airflow_anon.transport import Listener
 
 FIRST_WIDTH = 10
 LONGEST_IN_QUEUE = 1.0
@@ -190,11 +191,15 @@ class SharedClient:
 
     :param key: what its waits have in common.
     :param read: reads the connection.
+    :param listener: hears of every answer.
     """
 
-    def __init__(self, key: Hashable, read: Callable[[], Awaitable[Endpoint]]) -> None:
+    def __init__(
+        self, key: Hashable, read: Callable[[], Awaitable[Endpoint]], listener: Listener | None = None
+    ) -> None:
         self._key = key
         self._read = read
+        self._listener = listener
         self._waits = 0
         self._client: AsyncClient | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -204,12 +209,14 @@ class SharedClient:
         self._gate = Gate()
 
     @classmethod
-    def join(cls, key: Hashable, read: Callable[[], Awaitable[Endpoint]]) -> SharedClient:
-        """Join the client of *key* on the running loop."""
+    def join(
+        cls, key: Hashable, read: Callable[[], Awaitable[Endpoint]], listener: Listener | None = None
+    ) -> SharedClient:
+        """Join the client of *key* on the running loop; who comes first brings the listener."""
         clients = CLIENTS.setdefault(asyncio.get_running_loop(), {})
         client = clients.get(key)
         if client is None:
-            client = clients[key] = cls(key, read)
+            client = clients[key] = cls(key, read, listener)
         client._waits += 1
         return client
 
@@ -298,6 +305,8 @@ class SharedClient:
             # The connection was read anew meanwhile, and that cut it off.
             reply = await self._opened.send(request)
         quiet.heed(reply)
+        if self._listener is not None:
+            self._listener.heard(reply)
         return reply
 
     @property
@@ -332,6 +341,8 @@ class SharedClient:
             await asyncio.wait([self._reading])
         if self._client is not None:
             await self._client.close()
+        if self._listener is not None:
+            self._listener.pass_on()
 
 
 CLIENTS: MutableMapping[asyncio.AbstractEventLoop, dict[Hashable, SharedClient]] = WeakKeyDictionary()

@@ -330,11 +330,26 @@ def _check(headers: http.client.HTTPMessage) -> None:
         raise http.client.HTTPException("headers that are none") from None
 
 
-class Client:
-    """Speaks to one endpoint with ``requests``, over one connection that it keeps alive."""
+class Listener(Protocol):
+    """Who hears of every answer to a request that was sent, and of its absence."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def heard(self, reply: Response | NoResponse) -> None:
+        """Hear of an answer."""
+
+    def pass_on(self) -> None:
+        """Pass on what was heard: there may be no more of it."""
+
+
+class Client:
+    """
+    Speaks to one endpoint with ``requests``, over one connection that it keeps alive.
+
+    :param listener: hears of every answer.
+    """
+
+    def __init__(self, endpoint: Endpoint, listener: Listener | None = None) -> None:
         self.clock = _Clock()
+        self.listener = listener
         self._open(endpoint)
 
     def _open(self, endpoint: Endpoint) -> None:
@@ -363,6 +378,12 @@ class Client:
 
     def send(self, request: Request) -> Response | NoResponse:
         """Send a request and wait for the answer; trouble comes back as a :class:`NoResponse`."""
+        reply = self._ask(request)
+        if self.listener is not None:
+            self.listener.heard(reply)
+        return reply
+
+    def _ask(self, request: Request) -> Response | NoResponse:
         url = self.endpoint.url(request.path)
         sent_at = time.time()
         self.clock.ends_at = time.monotonic() + self.endpoint.timeout
@@ -408,6 +429,8 @@ class Client:
     def close(self) -> None:
         """Close the connection."""
         self.session.close()
+        if self.listener is not None:
+            self.listener.pass_on()
 
 
 def converse(

@@ -15,6 +15,8 @@ from airflow_anon.group import Group
 from airflow_anon.handoff import Handoff, Return, plan_from_kwargs
 from airflow_anon.hooks import AnonHook, write
 from airflow_anon.links import NOT_KEPT, link_xcom, plain_xcom, run_url
+from airflow_anon.memory import Memory
+from airflow_anon.metrics import WaitCount
 from airflow_anon.passing import GroupReturn, from_kwargs
 from airflow_anon.protocol import Look, Outcome, ending, take_look, wait_for_run
 from airflow_anon.shortcuts import why_not_end_here
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from airflow_anon.memory import News
-    from airflow_anon.protocol import Look
+    from airflow_anon.protocol import Look, Plan
     from airflow_anon.sharing import SharedClient
 
 # Airflow ends a trigger that does not end by itself so many seconds after the wait's deadline.
@@ -109,6 +111,14 @@ class WaitingTrigger(BaseTrigger):
             return TaskSkippedEvent()
         return TaskSuccessEvent(xcoms={"return_value": xcom} if self.do_xcom_push else None)
 
+    def _count(self, plan: Plan, memory: Memory, look: Look | None) -> WaitCount:
+        """Return what counts the wait; one that was started without a worker is counted as started here."""
+        count = WaitCount(self.anon_conn_id, plan, memory, look)
+        if self.started_at is None:
+            # Not before: at its start a trigger cannot tell whether another triggerer had started it.
+            count.start()
+        return count
+
     def tell(self, news: News) -> None:
         """Write a line of the conversation to the log."""
         write(self.log, news)
@@ -145,6 +155,8 @@ class AnonWorkflowRunTrigger(WaitingTrigger):
     :param asks_user: fire also when the run begins to wait for a person.
     :param seen_at: when the run was last seen, with *last_status* and *last_state_name*.
     :param awaiting_since: when the run began to wait for a person, if it does.
+    :param user_input_seconds: seconds seen waiting for a person so far.
+    :param queued_seconds: seconds that the run was queued, if that was seen.
     :param end_from_trigger: end the task here if its run ended well, instead of on a worker; then
         *skip_on_no_action* and *do_xcom_push* mean what they mean for the sensor.
     """
@@ -156,6 +168,8 @@ class AnonWorkflowRunTrigger(WaitingTrigger):
         last_status: str | None = None,
         last_state_name: str | None = None,
         awaiting_since: float | None = None,
+        user_input_seconds: float = 0.0,
+        queued_seconds: float | None = None,
         **common: Any,
     ) -> None:
         super().__init__(**common)
@@ -163,6 +177,8 @@ class AnonWorkflowRunTrigger(WaitingTrigger):
         self.last_status = last_status
         self.last_state_name = last_state_name
         self.awaiting_since = awaiting_since
+        self.user_input_seconds = user_input_seconds
+        self.queued_seconds = queued_seconds
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and fire one event: what was seen last, or the error that ended the wait."""
@@ -174,9 +190,11 @@ class AnonWorkflowRunTrigger(WaitingTrigger):
             result = Return(plan, memory, look)
         except AnonError as error:
             result = Return(plan, memory, error=error)
+        count = self._count(plan, memory, result.look)
         run = result.look.run if result.look is not None else None
         if run is not None and run.succeeded and self._ends_here():
             self.tell(ending(memory, run))
+            count.end()
             yield self._end(run.to_payload(), took_no_action=run.took_no_action)
         else:
             yield TriggerEvent(result.to_event())
@@ -254,7 +272,12 @@ class AnonWorkflowRunsTrigger(WaitingTrigger):
             result = GroupReturn.of(group)
         except AnonError as error:
             result = GroupReturn(plan, error=error)
-        yield self._good_end(group) or TriggerEvent(result.to_event(group))
+        count = self._count(plan, Memory(), None)
+        event = self._good_end(group) if group is not None else None
+        if event is not None and group is not None:
+            count.look = group.look_for_all()
+            count.end()
+        yield event or TriggerEvent(result.to_event(group))
 
     async def _wait(self, group: Group, delay: float) -> None:
         def tell(news: News) -> None:
@@ -275,9 +298,9 @@ class AnonWorkflowRunsTrigger(WaitingTrigger):
         }
         await AnonHook(self.anon_conn_id).aconverse_each(waits, enough, tell=tell, patient=True)
 
-    def _good_end(self, group: Group | None) -> TriggerEvent | None:
+    def _good_end(self, group: Group) -> TriggerEvent | None:
         """Return the event that ends the task without a worker, if that is wished, right, and loses nothing."""
-        if group is None or not group.all_well or not self._ends_here():
+        if not group.all_well or not self._ends_here():
             return None
         payloads = group.payloads()
         if len(json.dumps(payloads)) > LARGEST_XCOM:

@@ -22,6 +22,7 @@ from airflow_anon.exceptions import AnonUnavailableError
 from airflow_anon.handoff import Handoff, Return
 from airflow_anon.links import keep_link
 from airflow_anon.memory import STILL_WAITING_EVERY, Memory, duration
+from airflow_anon.metrics import WaitCount
 from airflow_anon.outcomes import conclude, ended_run
 from airflow_anon.protocol import Look, Outcome, Plan, Sleep, ending, last_seen, take_look
 from airflow_anon.runs import normalise_id
@@ -53,6 +54,7 @@ class BaseWait(ABC, Generic[M]):
         self.sensor = sensor
         self.begun: tuple[Plan, M] | None = None
         self.pause = Sleep(0.0)
+        self.count = WaitCount(sensor.anon_conn_id)
 
     # What each kind of wait has of its own.
 
@@ -111,6 +113,10 @@ class BaseWait(ABC, Generic[M]):
     @abstractmethod
     def _described(self, plan: Plan, memory: M) -> tuple[str, str, dict[str, Any]]:
         """Return what is waited for, what was seen of it last, and the facts for an error."""
+
+    def _count(self, plan: Plan, memory: M) -> None:
+        """Let the metrics know of the wait."""
+        self.count.plan = plan
 
     # What is the same for all.
 
@@ -206,6 +212,7 @@ class BaseWait(ABC, Generic[M]):
 
     def _replace_trigger(self, context: Context, error: str) -> Any:
         plan, memory = self._begin_anew(context)
+        self._count(plan, memory)
         look = self._look_again(context, plan, memory)
         if look.outcome is not Outcome.WAITING:
             return self._conclude(plan, memory, look)
@@ -254,6 +261,9 @@ class BaseWait(ABC, Generic[M]):
             self.begun = plan, self._remember(plan)
         else:
             self.begun = self._recall(context) or self._guess(rescheduled_at.timestamp(), now)
+        self._count(*self.begun)
+        if rescheduled_at is None:
+            self.count.start()
         return self.begun
 
     def _begin_anew(self, context: Context) -> tuple[Plan, M]:
@@ -372,7 +382,11 @@ class Wait(BaseWait[Memory]):
         if look.asks_user and look.run is not None:
             self._ask_user(context, look.run)
 
+    def _count(self, plan: Plan, memory: Memory) -> None:
+        self.count.plan, self.count.memory = plan, memory
+
     def _conclude(self, plan: Plan, memory: Memory, look: Look) -> dict[str, Any]:
+        self.count.look = look
         run = ended_run(plan, memory, look)
         self.sensor.hook.tell(ending(memory, run))
         if run.took_no_action and self.sensor.skip_on_no_action:
@@ -382,6 +396,7 @@ class Wait(BaseWait[Memory]):
     def _resume(self, context: Context, event: Any, kept: Any) -> dict[str, Any]:
         returned = Return.from_event(event, self._make_plan)
         plan, memory = self.begun = returned.plan, returned.memory
+        self._count(plan, memory)
         look = returned.look
         if look is None or look.run is None:
             look = self._look_once_more(context, returned)

@@ -40,6 +40,13 @@ else:
 LONGEST = 10_000
 # Turns of the loop after which nobody is about to begin, to end or to be cancelled.
 CALM = 5
+MODES = {
+    "poke": {"mode": "poke"},
+    "reschedule": {"mode": "reschedule"},
+    "deferred": {"deferrable": True},
+    "from the trigger": {"start_from_trigger": True},
+    "without a worker": {"start_from_trigger": True, "end_from_trigger": True},
+}
 
 
 def _waits() -> int:
@@ -336,4 +343,4 @@ def anon_api(monkeypatch: Any, **options: Any) -> Iterator[tuple[Simulator, Movi
             yield simulator, clock
 
 
-__all__ = ["AirflowException", "Story", "anon_api", "carry_out", "moving_time"]
+__all__ = ["MODES", "AirflowException", "Story", "anon_api", "carry_out", "moving_time"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from airflow.providers.common.compat.sdk import BaseSensorOperator
-from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
+from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, AIRFLOW_V_3_3_PLUS
 
 import airflow_anon.protocol
 from airflow_anon.operators import AnonWorkflowRunOperator
@@ -251,3 +251,28 @@ def mailbox(monkeypatch):
         monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", json.dumps(connection))
         yield server.mails
         server.shutdown()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not AIRFLOW_V_3_3_PLUS, reason="Airflow has no retry policies")
+def test_of_three_errors_the_policy_retries_lost_contact_alone_and_after_its_own_delay(
+    database, api, monkeypatch
+):
+    monkeypatch.setattr(airflow_anon.protocol, "FIRST_LOOK_PATIENCE", 0.3)
+    conf = {
+        "lost": api.create_run("COMPLETED"),
+        "refused": api.create_run("COMPLETED"),
+        "bad": api.create_run("FAILED"),
+    }
+    api.add_faults("503 x2", conf["lost"])
+    api.add_faults("401", conf["refused"])
+
+    _, tasks = run_dag(database, "retries", conf)
+
+    ends = {task_id: (str(ti.state), ti.try_number) for task_id, ti in tasks.items()}
+    assert ends == {"lost": ("success", 2), "refused": ("failed", 1), "bad": ("failed", 1)}
+    assert {name: api.requests_for(run_id) for name, run_id in conf.items()} == {
+        "lost": 3,
+        "refused": 1,
+        "bad": 1,
+    }

@@ -18,6 +18,7 @@ from airflow_anon.exceptions import (
     AnonRejectedError,
     AnonUnavailableError,
     AnonUnknownStatusError,
+    AnonUnreadableConnectionError,
     error_from_payload,
 )
 
@@ -31,6 +32,7 @@ KINDS = [
     AnonRejectedError,
     AnonUnavailableError,
     AnonUnknownStatusError,
+    AnonUnreadableConnectionError,
 ]
 FACTS = {"workflow_run_id": "an id", "status_code": 503, "last_status": "PENDING", "last_seen_at": 12.5}
 
@@ -82,10 +84,10 @@ def test_an_error_of_a_later_version_is_an_error_all_the_same(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_of_all_errors_only_lost_contact_is_worth_a_retry_by_itself(kind):
+def test_only_what_may_pass_is_worth_a_retry_by_itself(kind):
     error = kind("a message")
 
-    assert error.retryable is (kind is AnonUnavailableError)
+    assert error.retryable is (kind in {AnonUnavailableError, AnonUnreadableConnectionError})
 
 
 def test_what_one_error_says_of_a_retry_does_not_change_the_others():

@@ -388,7 +388,9 @@ def test_an_answer_that_does_not_come_is_given_up(mode, fault):
 def test_the_modes_agree(case):
     ends = {mode: end_of(told(case, mode).story) for mode in MODES}
 
-    if ends["poke"][1] in ("timeout", "AnonUnavailableError"):
+    state, kind, _ = ends["poke"]
+    skipped_at_timeout = state == "skipped" and case.options["soft_fail"] and "FAILED" not in case.script
+    if skipped_at_timeout or kind in ("timeout", "AnonUnavailableError"):
         # A worker looks for itself before it believes a trigger that has seen nothing, and may see more.
         assert ends["poke"] == ends["reschedule"], ends
     else:

@@ -252,7 +252,7 @@ NO_EVENTS = {
     "none": None,
     "empty": {},
     "list": [],
-    "text": "success",
+    "text": "completed",
     "number": 7,
     "status success": {"status": "success"},
     "status failed": {"status": "failed", "message": "no"},

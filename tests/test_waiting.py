@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_3_PLUS
-from carry_out import anon_api, carry_out
+from carry_out import MODES, anon_api, carry_out
 
 from airflow_anon.exceptions import (
     AnonAuthenticationError,
@@ -24,13 +24,6 @@ from airflow_anon.exceptions import (
 )
 from airflow_anon.sensors import AnonWorkflowRunSensor, AnonWorkflowRunsSensor
 
-MODES = {
-    "poke": {"mode": "poke"},
-    "reschedule": {"mode": "reschedule"},
-    "deferred": {"deferrable": True},
-    "from the trigger": {"start_from_trigger": True},
-    "without a worker": {"start_from_trigger": True, "end_from_trigger": True},
-}
 # Airflow 3 logs through structlog to stdout, Airflow 2 through logging, which the harness listens to.
 LOG_LINE = re.compile(r"^\S+Z \[\w+ *\] (.*?) +\[[\w.]*airflow_anon[\w.]*\]", re.MULTILINE)
 GOOD = "slow 0s"

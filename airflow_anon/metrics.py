@@ -1,0 +1,178 @@
+"""What waits tell Airflow's metrics, through its ``Stats``; while metrics are off, nothing is counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cache
+from http import HTTPStatus
+
+from airflow.providers.common.compat.sdk import (
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    Stats,
+    TaskDeferred,
+    conf,
+)
+
+from airflow_anon.exceptions import AnonUnavailableError, AnonUnreadableConnectionError
+from airflow_anon.memory import Memory
+from airflow_anon.protocol import Look, Meaning, NoResponse, Outcome, Plan, Response, meaning_of
+from airflow_anon.runs import WorkflowRunStatus
+
+STARTED = "anon.wait.started"
+ENDED = "anon.wait.ended"  # and the outcome: StatsD knows no tags
+WAITED = "anon.wait.duration"
+WAITED_FOR_USER = "anon.wait.user_input_duration"
+QUEUED = "anon.run.queued_duration"
+LOOKS = "anon.looks"
+THROTTLED = "anon.looks_throttled"
+
+SWITCHES = ("statsd_on", "otel_on", "statsd_datadog_enabled")
+PASS_ON_EVERY = 1.0
+
+
+@cache
+def are_on() -> bool:
+    """Say whether Airflow sends its metrics anywhere; that is settled when a process starts."""
+    return any(conf.getboolean("metrics", switch, fallback=False) for switch in SWITCHES)
+
+
+class LookCounter:
+    """
+    Counts the requests of one client, and passes them on once a second at most.
+
+    Thousands of looks a second cost a sum each, and two packets in all.
+    """
+
+    def __init__(self, anon_conn_id: str) -> None:
+        self.tags = {"anon_conn_id": anon_conn_id}
+        self.looks = self.throttled = 0
+        self.pass_on_at = 0.0
+
+    def heard(self, reply: Response | NoResponse) -> None:
+        """Count a request by its answer."""
+        self.looks += 1
+        self.throttled += _is_throttled(reply)
+        now = time.monotonic()
+        if now >= self.pass_on_at:
+            self.pass_on_at = now + PASS_ON_EVERY
+            self.pass_on()
+
+    def pass_on(self) -> None:
+        """Pass on what was counted since."""
+        if self.looks:
+            Stats.incr(LOOKS, self.looks, tags=self.tags)
+        if self.throttled:
+            Stats.incr(THROTTLED, self.throttled, tags=self.tags)
+        self.looks = self.throttled = 0
+
+
+def look_counter(anon_conn_id: str) -> LookCounter | None:
+    """Return a counter for the requests of a client; None while metrics are off."""
+    return LookCounter(anon_conn_id) if are_on() else None
+
+
+def _is_throttled(reply: Response | NoResponse) -> bool:
+    if not isinstance(reply, Response) or meaning_of(reply.status) is not Meaning.DISTURBED:
+        return False
+    return reply.status == HTTPStatus.TOO_MANY_REQUESTS or "Retry-After" in reply.headers
+
+
+@dataclass
+class WaitCount:
+    """
+    Counts one wait: once when it starts, once when it ends, however often it changes its process.
+
+    :param plan: what was asked of it; None before it starts.
+    :param look: the look that the wait was concluded by, once it was.
+    """
+
+    anon_conn_id: str
+    plan: Plan | None = None
+    memory: Memory = field(default_factory=Memory)
+    look: Look | None = None
+
+    def start(self) -> None:
+        """Count the start of a wait."""
+        if are_on():
+            Stats.incr(STARTED, tags=self._tags)
+
+    @contextmanager
+    def to_its_end(self, *, is_resumed: bool = False) -> Iterator[WaitCount]:
+        """
+        Count the end of the wait if it ends within.
+
+        :param is_resumed: whether the wait started elsewhere, whatever becomes of it here.
+        """
+        try:
+            yield self
+        except BaseException as error:
+            if (is_resumed or self.plan is not None) and not _goes_on(error):
+                self.end(error)
+            raise
+        if self.plan is not None:
+            self.end()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Count the end of the wait, with what it took."""
+        if not are_on():
+            return
+        Stats.incr(f"{ENDED}.{outcome_of(error, self.look)}", tags=self._tags)
+        if self.plan is not None:
+            at = time.time() if self.look is None else self.look.at
+            self._time(WAITED, max(at - self.plan.started_at, 0.0))
+        if self.memory.user_input_seconds:
+            self._time(WAITED_FOR_USER, self.memory.user_input_seconds)
+        if self.memory.queued_seconds is not None:
+            self._time(QUEUED, self.memory.queued_seconds)
+
+    @property
+    def _tags(self) -> dict[str, str]:
+        return {"anon_conn_id": self.anon_conn_id}
+
+    def _time(self, name: str, seconds: float) -> None:
+        Stats.timing(name, timedelta(seconds=seconds), tags=self._tags)
+
+
+@contextmanager
+def counted_wait(anon_conn_id: str, plan: Plan, memory: Memory) -> Iterator[WaitCount]:
+    """Count a wait that starts and ends here."""
+    count = WaitCount(anon_conn_id, plan, memory)
+    count.start()
+    with count.to_its_end():
+        yield count
+
+
+def outcome_of(error: BaseException | None, look: Look | None) -> str:
+    """Name what became of a wait, by the look that concluded it, or else by what was raised."""
+    if look is not None and look.run is not None and look.outcome is Outcome.OVER:
+        return look.run.status.lower() if look.run.is_known else "unknown_status"
+    if look is not None:
+        # Many runs that were none are over, and well.
+        nothing = WorkflowRunStatus.COMPLETED.lower()
+        return nothing if look.outcome is Outcome.OVER else look.outcome.value
+    if isinstance(error, AirflowSkipException):
+        error = error.__cause__ or error
+    for kinds, name in OUTCOMES:
+        if isinstance(error, kinds):
+            return name
+    return "interrupted"
+
+
+OUTCOMES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
+    (AirflowSensorTimeout, Outcome.TIMEOUT.value),
+    (AirflowTaskTimeout, "execution_timeout"),
+    ((AnonUnavailableError, AnonUnreadableConnectionError), "lost_contact"),
+    (Exception, "error"),
+)
+
+
+def _goes_on(error: BaseException) -> bool:
+    """Say whether a task leaves its worker for now only."""
+    # Where AirflowRescheduleException is found differs between Airflow's versions.
+    return isinstance(error, TaskDeferred) or hasattr(error, "reschedule_date")
