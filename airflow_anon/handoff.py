@@ -29,9 +29,20 @@ class Handoff:
 
     def to_kwargs(self) -> dict[str, Any]:
         """Return the trigger's arguments, which Airflow keeps in its database: plain values only."""
-        plan, memory = self.plan, self.memory
+        memory = self.memory
         return {
-            "workflow_run_id": plan.workflow_run_id,
+            "workflow_run_id": self.plan.workflow_run_id,
+            **self.to_kwargs_of_plan(),
+            "seen_at": memory.seen_at,
+            "last_status": memory.status,
+            "last_state_name": memory.state_name,
+            "awaiting_since": memory.awaiting_since,
+        }
+
+    def to_kwargs_of_plan(self) -> dict[str, Any]:
+        """Return those of the trigger's arguments that are not about the run."""
+        plan = self.plan
+        return {
             "anon_conn_id": self.anon_conn_id,
             "poke_interval": plan.poke_interval,
             "exponential_backoff": plan.exponential_backoff,
@@ -42,10 +53,6 @@ class Handoff:
             "deadline": _stored(plan.deadline),
             "next_look_at": self.next_look_at,
             "asks_user": self.asks_user,
-            "seen_at": memory.seen_at,
-            "last_status": memory.status,
-            "last_state_name": memory.state_name,
-            "awaiting_since": memory.awaiting_since,
         }
 
     @classmethod
@@ -55,19 +62,9 @@ class Handoff:
 
         :param now: counts as the last good look if there was one: while a triggerer is away, nobody looks.
         """
-        started_at = kwargs["started_at"] or now
-        timeout, deadline = kwargs["timeout"], kwargs["deadline"]
-        if deadline is None:
-            deadline = NEVER if timeout is None else started_at + timeout
-        names = ("poke_interval", "exponential_backoff", "max_wait", "outage_tolerance", "user_input_timeout")
         return cls(
             kwargs["anon_conn_id"],
-            Plan(
-                kwargs["workflow_run_id"],
-                started_at=started_at,
-                deadline=deadline,
-                **{name: kwargs[name] for name in names},
-            ),
+            plan_from_kwargs(now, kwargs),
             Memory(
                 seen_at=None if kwargs["seen_at"] is None else now,
                 status=kwargs["last_status"],
@@ -79,6 +76,21 @@ class Handoff:
             next_look_at=kwargs["next_look_at"],
             asks_user=kwargs["asks_user"],
         )
+
+
+def plan_from_kwargs(now: float, kwargs: Mapping[str, Any]) -> Plan:
+    """Read those of a trigger's arguments that say how to wait; of many runs none is named."""
+    started_at = kwargs["started_at"] or now
+    timeout, deadline = kwargs["timeout"], kwargs["deadline"]
+    if deadline is None:
+        deadline = NEVER if timeout is None else started_at + timeout
+    names = ("poke_interval", "exponential_backoff", "max_wait", "outage_tolerance", "user_input_timeout")
+    return Plan(
+        kwargs.get("workflow_run_id", ""),
+        started_at=started_at,
+        deadline=deadline,
+        **{name: kwargs[name] for name in names},
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from airflow_anon.protocol import Plan, ending, fetch_run, probe, wait_for_run
 from airflow_anon.settings import Endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from airflow.providers.common.compat.sdk import Connection
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from airflow_anon.transport import Client
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 A_WEEK = 7 * 24 * 3600.0
 
@@ -199,6 +200,34 @@ class AnonHook(BaseHook):
             return await aconverse(client, conversation, tell=tell or self.tell, patient=patient)
         finally:
             await client.leave()
+
+    async def aconverse_each(
+        self,
+        conversations: Mapping[K, Conversation[T]],
+        enough: Callable[[K, T], bool],
+        *,
+        tell: Callable[[News], None],
+        patient: bool = False,
+    ) -> None:
+        """
+        Carry conversations out side by side, until the last is over or one of them is enough.
+
+        :param enough: takes each result as it comes, and says whether the others can be left.
+        :raises AnonError: the first that one of them raises; the others are left.
+        """
+
+        async def carry_out(key: K, conversation: Conversation[T]) -> tuple[K, T]:
+            return key, await self.aconverse(conversation, tell=tell, patient=patient)
+
+        tasks = [asyncio.ensure_future(carry_out(*item)) for item in conversations.items()]
+        try:
+            for done in asyncio.as_completed(tasks):
+                if enough(*await done):
+                    return
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def endpoint(self) -> Endpoint:
         """

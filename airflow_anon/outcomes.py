@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout
 
 from airflow_anon.exceptions import AnonUnknownStatusError
+from airflow_anon.group import Group, counted, listed
 from airflow_anon.memory import Memory, clipped, described, duration
 from airflow_anon.protocol import Look, Outcome, Plan, last_seen
 from airflow_anon.runs import WorkflowRun
@@ -16,14 +19,18 @@ class AnonWorkflowRunFailedError(AirflowFailException):
     """
     The run failed. Its id will never do anything else, so the task is not retried.
 
-    :param run: the run as it was last seen.
+    :param run: the run as it was last seen; the first of them, where many were waited for.
+    :param runs: all that failed.
     """
 
     retryable = False
 
-    def __init__(self, message: str, run: WorkflowRun | None = None) -> None:
+    def __init__(
+        self, message: str, run: WorkflowRun | None = None, runs: Sequence[WorkflowRun] = ()
+    ) -> None:
         super().__init__(message)
         self.run = run
+        self.runs = tuple(runs) or ((run,) if run else ())
         self.workflow_run_id = run.id if run else None
         self.last_status = clipped(str(run.status)) if run else None
 
@@ -64,20 +71,66 @@ def conclude(run: WorkflowRun) -> dict[str, Any]:
     """
     if run.succeeded:
         return run.to_payload()
+    raise _bad_end(run)
+
+
+def _bad_end(run: WorkflowRun) -> AnonWorkflowRunFailedError | AnonUnknownStatusError:
     where = described(str(run.status), run.current_state_name)
     facts = f"Workflow run {run.id} of workflow {run.workflow_id}"
     if run.failed:
         job = f", job run {run.job_run_id}" if run.job_run_id else ""
         text = f"{facts} is {where}{job}. It ended {duration(run.seconds_run)} after its creation."
-        raise AnonWorkflowRunFailedError(text, run)
+        return AnonWorkflowRunFailedError(text, run)
     text = f"{facts} ended in {where}, which this version of airflow-provider-anon does not know. Look at the run"
     if run.is_over:
-        raise AnonUnknownStatusError(
+        return AnonUnknownStatusError(
             f"{text}, and for a newer version of the package.",
             workflow_run_id=run.id,
             last_status=clipped(str(run.status)),
         )
     raise AssertionError(f"{run.id} is not over: {where}")  # pragma: no cover  nobody concludes it
+
+
+def conclude_all(group: Group, look: Look) -> list[dict[str, Any]]:
+    """
+    Return the JSON of runs that all ended well, in the order of the ids.
+
+    :param look: what the last looks at all of them came to.
+    :raises AnonWorkflowRunFailedError: some failed.
+    :raises AnonUnknownStatusError: some ended in a status that this version does not know.
+    :raises AnonWaitTimeoutError: some were not over, but the wait's time was.
+    """
+    bad = [_bad_end(run) for run in group.runs if not run.succeeded]
+    if look.outcome is not Outcome.OVER:
+        raise _all_timed_out(group, look, bad)
+    if not bad:
+        return group.payloads()
+    left = len(group.unfinished)
+    waiting = f" The wait ended with the first, as fail_fast asks; {left} were not over." if left else ""
+    text = f"{len(bad):,} of {counted(group.size)} did not end well. {listed(map(str, bad))}{waiting}"
+    for error in bad:  # what nobody knows must not be hidden by soft_fail, as a failure is
+        if isinstance(error, AnonUnknownStatusError):
+            raise AnonUnknownStatusError(
+                text, workflow_run_id=error.workflow_run_id, last_status=error.last_status
+            )
+    failed = [run for run in group.runs if run.failed]
+    raise AnonWorkflowRunFailedError(text, failed[0], failed)
+
+
+def _all_timed_out(group: Group, look: Look, bad: Sequence[Exception]) -> AnonWaitTimeoutError:
+    late = next((member for member in group.unfinished if member.outcome is look.outcome), None)
+    if late is not None and look.outcome is Outcome.USER_INPUT_TIMEOUT:
+        return _timed_out(late.plan, late.memory, replace(look, at=late.at))
+    plan, first = group.plan, group.unfinished[0]
+    ended_badly = f" {len(bad)} did not end well: {listed(map(str, bad))}" if bad else ""
+    return AnonWaitTimeoutError(
+        f"{len(group.unfinished):,} of {counted(group.size)} not over after "
+        f"{duration(look.at - plan.started_at)} (timeout is {duration(plan.deadline - plan.started_at)}). "
+        f"{group.last_seen()}{ended_badly} The runs themselves are not cancelled.",
+        first.plan.workflow_run_id,
+        first.memory.status,
+        first.memory.seen_at,
+    )
 
 
 def ended_run(plan: Plan, memory: Memory, look: Look) -> WorkflowRun:

@@ -41,13 +41,15 @@ class WorkflowRunStatus(str, Enum):
 UNDER_WAY = frozenset(
     {WorkflowRunStatus.PENDING, WorkflowRunStatus.IN_PROGRESS, WorkflowRunStatus.AWAITING_USER_INPUT}
 )
+AWAITING = WorkflowRunStatus.AWAITING_USER_INPUT
 SUCCESSES = frozenset({WorkflowRunStatus.COMPLETED, WorkflowRunStatus.COMPLETED_WITH_NO_ACTION_TAKEN})
 
 
-def normalise_id(workflow_run_id: object) -> str:
+def normalise_id(workflow_run_id: object, name: str = "workflow_run_id") -> str:
     """
     Trim the blanks around an id and check it against the API's pattern.
 
+    :param name: what a message calls the value.
     :raises AnonInvalidIdError: the value is no UUID that the API would accept.
     """
     trimmed = workflow_run_id.strip() if isinstance(workflow_run_id, str) else ""
@@ -56,7 +58,7 @@ def normalise_id(workflow_run_id: object) -> str:
         if len(shown) > 200:
             shown = f"{shown[:200]}..."
         raise AnonInvalidIdError(
-            f"workflow_run_id {shown} is no id of a workflow run: the API's ids are UUIDs such as "
+            f"{name} {shown} is no id of a workflow run: the API's ids are UUIDs such as "
             "3c90c3cc-0d44-4b50-8888-8dd25736052a.",
         )
     return trimmed
@@ -151,7 +153,7 @@ class WorkflowRun:
     @property
     def awaits_user_input(self) -> bool:
         """Whether the run stands still until a person answers."""
-        return self.status is WorkflowRunStatus.AWAITING_USER_INPUT
+        return self.status is AWAITING
 
 
 MISSING = object()

@@ -1,4 +1,4 @@
-"""The sensor that waits for a run."""
+"""The sensors that wait: for a run, and for many."""
 
 from __future__ import annotations
 
@@ -13,12 +13,98 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, PokeReturnValue
 
     from airflow_anon.hooks import AnonHook
-    from airflow_anon.waits import Wait
+    from airflow_anon.waits import BaseWait
 
 UserInputCallback = Callable[["Context"], Any]
 
 
-class AnonWorkflowRunSensor(BaseSensorOperator):
+class _WaitingSensor(BaseSensorOperator):
+    """What the sensors have in common: all but what they wait for."""
+
+    stays_on_worker = False
+
+    def __init__(
+        self,
+        *,
+        anon_conn_id: str = "anon_default",
+        skip_on_no_action: bool = False,
+        outage_tolerance: float | timedelta = 600.0,
+        on_awaiting_user_input_callback: UserInputCallback | Sequence[UserInputCallback] | None = None,
+        user_input_timeout: float | timedelta | None = None,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        start_from_trigger: bool = False,
+        end_from_trigger: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.anon_conn_id = anon_conn_id
+        self.skip_on_no_action = skip_on_no_action
+        self.outage_tolerance = seconds("outage_tolerance", outage_tolerance)
+        self.on_awaiting_user_input_callback = on_awaiting_user_input_callback
+        self.user_input_timeout = (
+            None if user_input_timeout is None else seconds("user_input_timeout", user_input_timeout)
+        )
+        self.deferrable = deferrable or start_from_trigger or end_from_trigger
+        self.end_from_trigger = end_from_trigger
+        self.starts_on_worker_because: str | None = None
+
+    def _plan_start_from_trigger(self) -> None:
+        # Not self._wait: Airflow runs a copy of this object.
+        wait = self._new_wait()
+        self.starts_on_worker_because = wait.why_not_start()
+        if self.starts_on_worker_because is None:
+            self.start_from_trigger = True
+            self.start_trigger_args = wait.start_trigger_args()
+
+    def _new_wait(self) -> BaseWait[Any]:
+        raise NotImplementedError  # pragma: no cover  each sensor has its own
+
+    @cached_property
+    def hook(self) -> AnonHook:
+        """The hook for the sensor's connection."""
+        from airflow_anon.hooks import AnonHook
+
+        return AnonHook(self.anon_conn_id)
+
+    @cached_property
+    def _wait(self) -> BaseWait[Any]:
+        return self._new_wait()
+
+    def execute(self, context: Context) -> Any:
+        """Wait as Airflow's sensors do, and close the connection to the API at the end."""
+        self._wait.tell_why_on_worker(context)
+        with self.hook:
+            return super().execute(context)
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        """Take one look; a deferrable sensor goes on in the triggerer if there is more to wait for."""
+        return self._wait.poke(context)
+
+    def execute_complete(self, context: Context, event: Any = None, kept: Any = None) -> Any:
+        """Judge what the trigger saw, by the rules of a sensor that looks for itself."""
+        return self._wait.resume(context, event, kept)
+
+    def execute_failed(self, context: Context, error: str = "", traceback: list[str] | None = None) -> Any:
+        """Look once more after the trigger broke off, or was not run in time."""
+        return self._wait.replace_trigger(context, error, traceback)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Go on after the triggerer; what Airflow itself has to tell of a trigger is judged here, too."""
+        if next_method == "__fail__":
+            next_method = self.execute_failed.__name__
+        return super().resume_execution(next_method, next_kwargs, context)
+
+    @property
+    def reschedule(self) -> bool:
+        """Whether the sensor leaves its worker between two looks."""
+        return self.mode == "reschedule" and not self.stays_on_worker
+
+    def _get_next_poke_interval(self, *args: Any, **kwargs: Any) -> float:
+        # The pause comes from the look just taken, which knows of Retry-After, backoff and the deadline.
+        return self._wait.seconds_to_next_look()
+
+
+class AnonWorkflowRunSensor(_WaitingSensor):
     """
     Waits until a workflow run is over.
 
@@ -47,93 +133,55 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
 
     template_fields: Sequence[str] = ("workflow_run_id", "anon_conn_id")
 
-    stays_on_worker = False
-
-    def __init__(
-        self,
-        *,
-        workflow_run_id: str,
-        anon_conn_id: str = "anon_default",
-        skip_on_no_action: bool = False,
-        outage_tolerance: float | timedelta = 600.0,
-        on_awaiting_user_input_callback: UserInputCallback | Sequence[UserInputCallback] | None = None,
-        user_input_timeout: float | timedelta | None = None,
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        start_from_trigger: bool = False,
-        end_from_trigger: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, *, workflow_run_id: str, start_from_trigger: bool = False, **kwargs: Any) -> None:
+        super().__init__(start_from_trigger=start_from_trigger, **kwargs)
         self.workflow_run_id = workflow_run_id
-        self.anon_conn_id = anon_conn_id
-        self.skip_on_no_action = skip_on_no_action
-        self.outage_tolerance = seconds("outage_tolerance", outage_tolerance)
-        self.on_awaiting_user_input_callback = on_awaiting_user_input_callback
-        self.user_input_timeout = (
-            None if user_input_timeout is None else seconds("user_input_timeout", user_input_timeout)
-        )
-        self.deferrable = deferrable or start_from_trigger or end_from_trigger
-        self.end_from_trigger = end_from_trigger
-        self.starts_on_worker_because: str | None = None
         if start_from_trigger:
             self._plan_start_from_trigger()
 
-    def _plan_start_from_trigger(self) -> None:
-        from airflow_anon.waits import Wait
-
-        # Not self._wait: Airflow runs a copy of this object.
-        wait = Wait(self)
-        self.starts_on_worker_because = wait.why_not_start()
-        if self.starts_on_worker_because is None:
-            self.start_from_trigger = True
-            self.start_trigger_args = wait.start_trigger_args()
-
-    @cached_property
-    def hook(self) -> AnonHook:
-        """The hook for the sensor's connection."""
-        from airflow_anon.hooks import AnonHook
-
-        return AnonHook(self.anon_conn_id)
-
-    @cached_property
-    def _wait(self) -> Wait:
+    def _new_wait(self) -> BaseWait[Any]:
         # Loaded when a wait begins: a DAG file that is only parsed does without.
         from airflow_anon.waits import Wait
 
         return Wait(self)
 
-    def execute(self, context: Context) -> Any:
-        """Wait as Airflow's sensors do, and close the connection to the API at the end."""
-        self._wait.tell_why_on_worker(context)
-        with self.hook:
-            return super().execute(context)
 
-    def poke(self, context: Context) -> PokeReturnValue:
-        """Take one look at the run; a deferrable sensor goes on in the triggerer if it is not over."""
-        return self._wait.poke(context)
+class AnonWorkflowRunsSensor(_WaitingSensor):
+    """
+    Waits until many workflow runs are over, in one task.
 
-    def execute_complete(self, context: Context, event: Any = None) -> Any:
-        """Judge what the trigger saw, by the rules of a sensor that looks for itself."""
-        return self._wait.resume(context, event)
+    The XCom ``return_value`` is the list of the runs' JSON, in the order of the ids. All other
+    parameters are those of :class:`AnonWorkflowRunSensor` and hold for each run;
+    *on_awaiting_user_input_callback* is called once for each run that begins to wait for a person.
 
-    def execute_failed(self, context: Context, error: str = "", traceback: list[str] | None = None) -> Any:
-        """Look at the run once more after the trigger broke off, or was not run in time."""
-        return self._wait.replace_trigger(context, error, traceback)
+    :param workflow_run_ids: the runs' UUIDs: a list, the output of a task that returns one, or a
+        template that renders to one. No ids are no wait: the task passes with ``[]``. (templated)
+    :param anon_conn_id: the Airflow connection to the API. (templated)
+    :param fail_fast: end the wait with the first run that failed; otherwise wait for all, and then
+        name all that failed.
+    :param skip_on_no_action: skip the task when all runs completed without taking any action.
+    """
 
-    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Go on after the triggerer; what Airflow itself has to tell of a trigger is judged here, too."""
-        if next_method == "__fail__":
-            next_method = self.execute_failed.__name__
-        return super().resume_execution(next_method, next_kwargs, context)
+    template_fields: Sequence[str] = ("workflow_run_ids", "anon_conn_id")
 
-    @property
-    def reschedule(self) -> bool:
-        """Whether the sensor leaves its worker between two looks."""
-        return self.mode == "reschedule" and not self.stays_on_worker
+    def __init__(
+        self,
+        *,
+        workflow_run_ids: Sequence[str],
+        fail_fast: bool = True,
+        start_from_trigger: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(start_from_trigger=start_from_trigger, **kwargs)
+        self.workflow_run_ids = workflow_run_ids
+        self.fail_fast = fail_fast
+        if start_from_trigger:
+            self._plan_start_from_trigger()
 
-    def _get_next_poke_interval(self, *args: Any, **kwargs: Any) -> float:
-        # The pause comes from the look just taken, which knows of Retry-After, backoff and the deadline.
-        return self._wait.seconds_to_next_look()
+    def _new_wait(self) -> BaseWait[Any]:
+        from airflow_anon.many import ManyWait
+
+        return ManyWait(self)
 
 
 def seconds(name: str, value: object) -> float:

@@ -32,15 +32,18 @@ DEFAULT_XCOM_BACKENDS = frozenset(
 )
 
 
-def template_for_triggerer(value: Any) -> str | None:
+def template_for_triggerer(value: Any) -> str | list[str] | None:
     """
-    Return what the triggerer can render in place of a templated argument; None if it cannot.
+    Return what the triggerer can render in place of a templated argument, text or a list of it; None if it cannot.
 
     The output of one upstream task becomes a template that names the map index, since the triggerer
     cannot find out whether there is one.
     """
     if isinstance(value, XComArg):
         return _template_for_output(value)
+    if isinstance(value, list | tuple):
+        items = [item for item in map(template_for_triggerer, value) if isinstance(item, str)]
+        return items if len(items) == len(value) else None
     if not isinstance(value, str) or "{" not in value:
         return value if isinstance(value, str) else None
     return value if _is_for_triggerer(value) else None

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import time
+from functools import cache
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
 
 from airflow_anon.exceptions import AnonError
-from airflow_anon.handoff import Handoff, Return
+from airflow_anon.group import Group, GroupReturn
+from airflow_anon.handoff import Handoff, Return, plan_from_kwargs
 from airflow_anon.hooks import AnonHook, write
-from airflow_anon.protocol import ending, wait_for_run
+from airflow_anon.protocol import Look, Outcome, ending, wait_for_run
 from airflow_anon.shortcuts import why_not_end_here
 
 if TYPE_CHECKING:
@@ -22,9 +25,103 @@ if TYPE_CHECKING:
 
 # Airflow ends a trigger that does not end by itself so many seconds after the wait's deadline.
 TRIGGER_GRACE = 120.0
+# What a triggerer hands to Airflow is held in its memory and in a message; more goes by way of a worker.
+LARGEST_XCOM = 64 * 1024
 
 
-class AnonWorkflowRunTrigger(BaseTrigger):
+class WaitingTrigger(BaseTrigger):
+    """What the triggers have in common: all but what they wait for."""
+
+    def __init__(
+        self,
+        *,
+        anon_conn_id: str = AnonHook.default_conn_name,
+        poke_interval: float = 60.0,
+        exponential_backoff: bool = False,
+        max_wait: float | None = None,
+        timeout: float | None = None,
+        outage_tolerance: float = 600.0,
+        user_input_timeout: float | None = None,
+        started_at: float | None = None,
+        deadline: float | None = None,
+        next_look_at: float = 0.0,
+        asks_user: bool = False,
+        seen_at: float | None = None,
+        end_from_trigger: bool = False,
+        skip_on_no_action: bool = False,
+        do_xcom_push: bool = True,
+        **later: Any,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.anon_conn_id = anon_conn_id
+        self.poke_interval = poke_interval
+        self.exponential_backoff = exponential_backoff
+        self.max_wait = max_wait
+        self.timeout = timeout
+        self.outage_tolerance = outage_tolerance
+        self.user_input_timeout = user_input_timeout
+        self.started_at = started_at
+        self.deadline = deadline
+        self.next_look_at = next_look_at
+        self.asks_user = asks_user
+        self.seen_at = seen_at
+        self.end_from_trigger = end_from_trigger
+        self.skip_on_no_action = skip_on_no_action
+        self.do_xcom_push = do_xcom_push
+        if later:
+            self.log.warning(
+                "Passing over arguments of another version of airflow-provider-anon: %s", sorted(later)
+            )
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class path and the arguments, as Airflow keeps them."""
+        kind = type(self)
+        return f"airflow_anon.triggers.{kind.__name__}", {
+            name: getattr(self, name) for name in arguments_of(kind)
+        }
+
+    def _arguments(self) -> dict[str, Any]:
+        """Return the arguments, with the times of a wait that was started without a worker."""
+        return vars(self) | self._limits()
+
+    def _limits(self) -> dict[str, float]:
+        """Find out when a wait began that was started without a worker: Airflow knows when it is to end."""
+        timeout_after: datetime | None = getattr(self, "timeout_after", None)
+        if self.started_at is not None or self.timeout is None or timeout_after is None:
+            return {}
+        deadline = timeout_after.timestamp() - TRIGGER_GRACE
+        return {"started_at": deadline - self.timeout, "deadline": deadline}
+
+    def _ends_here(self) -> bool:
+        """Say whether a good end is to be the task's, without a worker, and loses nothing."""
+        if not self.end_from_trigger:
+            return False
+        if obstacle := why_not_end_here():
+            self.log.info("The task ends on a worker, not in the triggerer: %s.", obstacle)
+        return obstacle is None
+
+    def _end(self, xcom: Any, *, took_no_action: bool) -> TriggerEvent:
+        if took_no_action and self.skip_on_no_action:
+            return TaskSkippedEvent()
+        return TaskSuccessEvent(xcoms={"return_value": xcom} if self.do_xcom_push else None)
+
+    def tell(self, news: News) -> None:
+        """Write a line of the conversation to the log."""
+        write(self.log, news)
+
+
+@cache
+def arguments_of(kind: type[WaitingTrigger]) -> tuple[str, ...]:
+    """Return the names of a trigger's arguments, its own first."""
+    return tuple(
+        parameter.name
+        for cls in (kind, WaitingTrigger)
+        for parameter in signature(cls.__init__).parameters.values()
+        if parameter.kind is Parameter.KEYWORD_ONLY
+    )
+
+
+class AnonWorkflowRunTrigger(WaitingTrigger):
     """
     Waits until a workflow run is over, and fires one event, which the sensor judges.
 
@@ -52,61 +149,21 @@ class AnonWorkflowRunTrigger(BaseTrigger):
         self,
         *,
         workflow_run_id: str,
-        anon_conn_id: str = AnonHook.default_conn_name,
-        poke_interval: float = 60.0,
-        exponential_backoff: bool = False,
-        max_wait: float | None = None,
-        timeout: float | None = None,
-        outage_tolerance: float = 600.0,
-        user_input_timeout: float | None = None,
-        started_at: float | None = None,
-        deadline: float | None = None,
-        next_look_at: float = 0.0,
-        asks_user: bool = False,
-        seen_at: float | None = None,
         last_status: str | None = None,
         last_state_name: str | None = None,
         awaiting_since: float | None = None,
-        end_from_trigger: bool = False,
-        skip_on_no_action: bool = False,
-        do_xcom_push: bool = True,
-        **later: Any,
+        **common: Any,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__(**common)
         self.workflow_run_id = workflow_run_id
-        self.anon_conn_id = anon_conn_id
-        self.poke_interval = poke_interval
-        self.exponential_backoff = exponential_backoff
-        self.max_wait = max_wait
-        self.timeout = timeout
-        self.outage_tolerance = outage_tolerance
-        self.user_input_timeout = user_input_timeout
-        self.started_at = started_at
-        self.deadline = deadline
-        self.next_look_at = next_look_at
-        self.asks_user = asks_user
-        self.seen_at = seen_at
         self.last_status = last_status
         self.last_state_name = last_state_name
         self.awaiting_since = awaiting_since
-        self.end_from_trigger = end_from_trigger
-        self.skip_on_no_action = skip_on_no_action
-        self.do_xcom_push = do_xcom_push
-        if later:
-            self.log.warning(
-                "Passing over arguments of another version of airflow-provider-anon: %s", sorted(later)
-            )
-
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class path and the arguments, as Airflow keeps them."""
-        return "airflow_anon.triggers.AnonWorkflowRunTrigger", {
-            name: getattr(self, name) for name in ARGUMENTS
-        }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and fire one event: what was seen last, or the error that ended the wait."""
         now = time.time()
-        handoff = Handoff.from_kwargs(now, vars(self) | self._limits())
+        handoff = Handoff.from_kwargs(now, self._arguments())
         plan, memory = handoff.plan, handoff.memory
         conversation = wait_for_run(
             plan, memory, delay=handoff.next_look_at - now, stop_to_ask_user=handoff.asks_user
@@ -116,36 +173,84 @@ class AnonWorkflowRunTrigger(BaseTrigger):
             result = Return(plan, memory, look)
         except AnonError as error:
             result = Return(plan, memory, error=error)
-        yield self._end(result) or TriggerEvent(result.to_event())
-
-    def _limits(self) -> dict[str, float]:
-        """Find out when a wait began that was started without a worker: Airflow knows when it is to end."""
-        timeout_after: datetime | None = getattr(self, "timeout_after", None)
-        if self.started_at is not None or self.timeout is None or timeout_after is None:
-            return {}
-        deadline = timeout_after.timestamp() - TRIGGER_GRACE
-        return {"started_at": deadline - self.timeout, "deadline": deadline}
-
-    def _end(self, result: Return) -> TriggerEvent | None:
-        """Return the event that ends the task without a worker, if that is wished, right, and loses nothing."""
         run = result.look.run if result.look is not None else None
-        if not self.end_from_trigger or run is None or not run.succeeded:
+        if run is not None and run.succeeded and self._ends_here():
+            self.tell(ending(memory, run))
+            yield self._end(run.to_payload(), took_no_action=run.took_no_action)
+        else:
+            yield TriggerEvent(result.to_event())
+
+
+class AnonWorkflowRunsTrigger(WaitingTrigger):
+    """
+    Waits until many workflow runs are over, and fires one event, after which the sensor looks once more.
+
+    Its arguments are those of :class:`AnonWorkflowRunTrigger`, but:
+
+    :param workflow_run_ids: the UUIDs of the runs that are not over yet; of all, in the order of the
+        XCom, with *end_from_trigger*.
+    :param fail_fast: fire with the first run that does not end well.
+    :param seen_at: when all runs had been seen, if they had.
+    :param awaiting_run_ids: the runs that wait for a person, with *awaiting_since* and
+        *awaiting_state_names* for each.
+    """
+
+    def __init__(
+        self,
+        *,
+        workflow_run_ids: list[str] | str,
+        fail_fast: bool = True,
+        awaiting_run_ids: list[str] | None = None,
+        awaiting_since: list[float] | None = None,
+        awaiting_state_names: list[str | None] | None = None,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        self.workflow_run_ids = workflow_run_ids
+        self.fail_fast = fail_fast
+        self.awaiting_run_ids = awaiting_run_ids or []
+        self.awaiting_since = awaiting_since or []
+        self.awaiting_state_names = awaiting_state_names or []
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, and fire one event: what the wait came to, or the error that ended it."""
+        now = time.time()
+        arguments = self._arguments()
+        plan = plan_from_kwargs(now, arguments)
+        group = None
+        try:
+            group = Group.from_kwargs(plan, arguments, now)
+            await self._wait(group, self.next_look_at - now)
+            result = GroupReturn.of(group)
+        except AnonError as error:
+            result = GroupReturn(plan, error=error)
+        yield self._good_end(group) or TriggerEvent(result.to_event(group))
+
+    async def _wait(self, group: Group, delay: float) -> None:
+        def tell(news: News) -> None:
+            for line in group.hear(news, time.time()):
+                self.tell(line)
+
+        def enough(key: str, look: Look) -> bool:
+            # What is still waiting has stopped to ask a person.
+            is_enough = group.take(key, look) or look.outcome is Outcome.WAITING
+            if not self.end_from_trigger:
+                group.drop(key)
+            return is_enough
+
+        waits = {
+            key: wait_for_run(member.plan, member.memory, delay=delay, stop_to_ask_user=self.asks_user)
+            for key, member in group.members.items()
+        }
+        await AnonHook(self.anon_conn_id).aconverse_each(waits, enough, tell=tell, patient=True)
+
+    def _good_end(self, group: Group | None) -> TriggerEvent | None:
+        """Return the event that ends the task without a worker, if that is wished, right, and loses nothing."""
+        if group is None or not group.all_well or not self._ends_here():
             return None
-        if obstacle := why_not_end_here():
-            self.log.info("The task ends on a worker, not in the triggerer: %s.", obstacle)
+        payloads = group.payloads()
+        if len(json.dumps(payloads)) > LARGEST_XCOM:
+            self.log.info("The task ends on a worker, not in the triggerer: its XCom is large.")
             return None
-        self.tell(ending(result.memory, run))
-        if run.took_no_action and self.skip_on_no_action:
-            return TaskSkippedEvent()
-        return TaskSuccessEvent(xcoms={"return_value": run.to_payload()} if self.do_xcom_push else None)
-
-    def tell(self, news: News) -> None:
-        """Write a line of the conversation to the log."""
-        write(self.log, news)
-
-
-ARGUMENTS = tuple(
-    parameter.name
-    for parameter in signature(AnonWorkflowRunTrigger.__init__).parameters.values()
-    if parameter.kind is Parameter.KEYWORD_ONLY
-)
+        self.tell(group.ending())
+        return self._end(payloads, took_no_action=group.took_no_action)

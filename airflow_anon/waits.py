@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
@@ -29,33 +30,89 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from airflow.triggers.base import StartTriggerArgs
 
+    from airflow_anon.group import Group
     from airflow_anon.runs import WorkflowRun
-    from airflow_anon.sensors import AnonWorkflowRunSensor
+    from airflow_anon.triggers import WaitingTrigger
 
 STORE_KEY = "anon_wait"
 
+M = TypeVar("M", "Memory", "Group")
 
-class Wait:
+
+class BaseWait(ABC, Generic[M]):
     """
-    The wait of one sensor.
+    The wait of one sensor, whatever it waits for.
 
     :param sensor: with its arguments rendered, except for what concerns its start.
     """
 
-    def __init__(self, sensor: AnonWorkflowRunSensor) -> None:
+    def __init__(self, sensor: Any) -> None:
         self.sensor = sensor
-        self.plan: Plan | None = None
-        self.memory = Memory()
+        self.begun: tuple[Plan, M] | None = None
         self.pause = Sleep(0.0)
 
+    # What each kind of wait has of its own.
+
+    def _run_id(self) -> str:
+        """Return the id for the plan, checked; of many runs the plan names none."""
+        return ""
+
+    @abstractmethod
+    def _target(self) -> str:
+        """Return what is waited for, in a word that changes with it."""
+
+    @abstractmethod
+    def _remember(self, plan: Plan, *, seen_at: float | None = None, told_at: float = 0.0) -> M:
+        """Return the memory of a wait of which no more is known than this."""
+
+    @abstractmethod
+    def _read(self, plan: Plan, stored: Any) -> M:
+        """Read what ``to_json`` of a memory wrote."""
+
+    @abstractmethod
+    def _look(self, plan: Plan, memory: M) -> Look:
+        """Take the next look."""
+
+    @abstractmethod
+    def _look_again(self, plan: Plan, memory: M) -> Look:
+        """Take one look without the patience of a first, which has been spent in the triggerer."""
+
+    @abstractmethod
+    def _ask_users(self, context: Context, memory: M, look: Look) -> None:
+        """Call back for whoever has begun to wait for a person."""
+
+    @abstractmethod
+    def _conclude(self, plan: Plan, memory: M, look: Look) -> Any:
+        """Return the XCom of a wait that ended well; raise what ended it otherwise."""
+
+    @abstractmethod
+    def _resume(self, context: Context, event: Any, kept: Any) -> Any:
+        """Judge what the trigger saw."""
+
+    @abstractmethod
+    def _trigger(self) -> type[WaitingTrigger]:
+        """Return the class of the trigger."""
+
+    @abstractmethod
+    def _handed_over(self, plan: Plan, memory: M | None, next_look_at: float) -> dict[str, Any]:
+        """Return the trigger's arguments; without a memory, those that are known before it is rendered."""
+
+    @abstractmethod
+    def _kept(self, memory: M) -> dict[str, Any] | None:
+        """Return what the resumption is to know that the trigger does not bring back."""
+
+    @abstractmethod
+    def _described(self, plan: Plan, memory: M) -> tuple[str, str, dict[str, Any]]:
+        """Return what is waited for, what was seen of it last, and the facts for an error."""
+
+    # What is the same for all.
+
     def poke(self, context: Context) -> PokeReturnValue:
-        """Take one look at the run."""
-        plan = self.plan or self._begin(context)
-        memory = self.memory
+        """Take one look."""
+        plan, memory = self.begun or self._begin(context)
         self.pause = Sleep(plan.interval(time.time()))
-        look = self.sensor.hook.converse(take_look(plan, memory))
-        if look.asks_user and look.run is not None:
-            self._ask_user(context, look.run)
+        look = self._look(plan, memory)
+        self._ask_users(context, memory, look)
         if look.outcome is not Outcome.WAITING:
             return PokeReturnValue(is_done=True, xcom_value=self._conclude(plan, memory, look))
         if self.sensor.deferrable:
@@ -65,15 +122,15 @@ class Wait:
         return PokeReturnValue(is_done=False)
 
     def seconds_to_next_look(self) -> float:
-        """Return how long the run is to be left alone now."""
+        """Return how long to leave the API alone now."""
         return self.pause.seconds + random.uniform(0.0, self.pause.spread)  # noqa: S311
 
-    def resume(self, context: Context, event: Any) -> dict[str, Any]:
+    def resume(self, context: Context, event: Any, kept: Any = None) -> Any:
         """Judge what the trigger saw."""
-        return self._by_the_rules(context, lambda: self._resume(context, event))
+        return self._by_the_rules(context, lambda: self._resume(context, event, kept))
 
-    def replace_trigger(self, context: Context, error: str, traceback: list[str] | None) -> dict[str, Any]:
-        """Look at the run in place of a trigger that broke off, or was not run in time."""
+    def replace_trigger(self, context: Context, error: str, traceback: list[str] | None) -> Any:
+        """Look in place of a trigger that broke off, or was not run in time."""
         if traceback:
             self.sensor.log.error("The trigger failed:\n%s", "".join(traceback))
         return self._by_the_rules(context, lambda: self._replace_trigger(context, error))
@@ -93,19 +150,20 @@ class Wait:
         """Return what the scheduler starts the trigger with, before anything is rendered."""
         from airflow.triggers.base import StartTriggerArgs
 
-        from airflow_anon.triggers import TRIGGER_GRACE, AnonWorkflowRunTrigger
+        from airflow_anon.triggers import TRIGGER_GRACE
 
         sensor = self.sensor
-        workflow_run_id, anon_conn_id = map(
-            template_for_triggerer, (sensor.workflow_run_id, sensor.anon_conn_id)
-        )
-        plan = self._make_plan(0.0, workflow_run_id=workflow_run_id)
-        kwargs = {
-            **self._trigger_kwargs(plan, Memory()),
-            "anon_conn_id": anon_conn_id,
-            "timeout": sensor.timeout,
+        rendered_there = {
+            name: template_for_triggerer(getattr(sensor, name)) for name in sensor.template_fields
         }
-        path, kwargs = AnonWorkflowRunTrigger(**{**kwargs, "started_at": None, "deadline": None}).serialize()
+        kwargs = {
+            **self._trigger_kwargs(self._make_plan(0.0, workflow_run_id=""), None),
+            **rendered_there,
+            "timeout": sensor.timeout,
+            "started_at": None,
+            "deadline": None,
+        }
+        path, kwargs = self._trigger()(**kwargs).serialize()
         return StartTriggerArgs(
             trigger_cls=path,
             trigger_kwargs=kwargs,
@@ -113,14 +171,7 @@ class Wait:
             timeout=timedelta(seconds=sensor.timeout + TRIGGER_GRACE),
         )
 
-    def _conclude(self, plan: Plan, memory: Memory, look: Look) -> dict[str, Any]:
-        run = ended_run(plan, memory, look)
-        self.sensor.hook.tell(ending(memory, run))
-        if run.took_no_action and self.sensor.skip_on_no_action:
-            raise AirflowSkipException(f"Workflow run {run.id} completed without taking any action.")
-        return conclude(run)
-
-    def _by_the_rules(self, context: Context, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def _by_the_rules(self, context: Context, act: Callable[[], Any]) -> Any:
         """Do on resumption what Airflow's loop does between two pokes."""
         try:
             with self.sensor.hook:
@@ -134,108 +185,79 @@ class Wait:
         except Exception as error:
             if self.sensor.silent_fail:
                 self.sensor.log.exception("The wait goes on in spite of this, as silent_fail asks.")
-                plan = self.plan or self._make_plan(_started_at(context))
-                self._go_on_in_triggerer(context, plan, self.memory, time.time() + plan.interval(time.time()))
+                plan, memory = self.begun or self._begin_anew(context)
+                self._go_on_in_triggerer(context, plan, memory, time.time() + plan.interval(time.time()))
             if self.sensor.never_fail:
                 raise AirflowSkipException("Skipping due to never_fail is set to True.") from error
             raise
 
-    def _resume(self, context: Context, event: Any) -> dict[str, Any]:
-        returned = Return.from_event(event, self._make_plan)
-        plan, memory = self.plan, self.memory = returned.plan, returned.memory
-        look = returned.look
-        if look is None or look.run is None:
-            look = self._look_once_more(returned)
-        if look.asks_user and look.run is not None:
-            self._ask_user(context, look.run)
-        if look.outcome is Outcome.WAITING:
-            self._go_on_in_triggerer(context, plan, memory, look.at + plan.interval(look.at))
+    def _tell_why_end_on_worker(self, context: Context) -> None:
         if self.sensor.end_from_trigger and (obstacle := why_not_end(self.sensor, _map_index(context))):
             self.sensor.log.info("The task ends on a worker, not in the triggerer: %s.", obstacle)
-        return self._conclude(plan, memory, look)
 
-    def _look_once_more(self, returned: Return) -> Look:
-        """Look from the worker before silence is believed: it may be the triggerer's trouble alone."""
-        if returned.error is not None and not returned.error.retryable:
-            raise returned.error
-        memory, seen_at = returned.memory, returned.memory.seen_at
-        # The patience of a first look has been spent in the triggerer.
-        memory.seen_at, memory.missed = time.time(), 0
-        look = self.sensor.hook.converse(take_look(returned.plan, memory))
-        if look.run is None:
-            memory.seen_at = seen_at
-            if returned.error is not None:
-                raise returned.error
-        return look
-
-    def _replace_trigger(self, context: Context, error: str) -> dict[str, Any]:
-        plan = self._make_plan(_started_at(context))
-        memory = Memory(seen_at=time.time())
-        look = self.sensor.hook.converse(take_look(plan, memory))
-        if look.run is None:
-            memory.seen_at = None
+    def _replace_trigger(self, context: Context, error: str) -> Any:
+        plan, memory = self._begin_anew(context)
+        look = self._look_again(plan, memory)
         if look.outcome is not Outcome.WAITING:
             return self._conclude(plan, memory, look)
-        if (
-            self.sensor.execution_timeout
-            and look.at - plan.started_at >= self.sensor.execution_timeout.total_seconds()
-        ):
-            limit = duration(self.sensor.execution_timeout.total_seconds())
+        name, last_seen_as, facts = self._described(plan, memory)
+        limit = self.sensor.execution_timeout
+        if limit and look.at - plan.started_at >= limit.total_seconds():
             raise AirflowTaskTimeout(
-                f"The wait for workflow run {plan.workflow_run_id} took longer than execution_timeout, {limit}; "
-                f"{last_seen(memory)}. A wait is better limited by timeout."
+                f"The wait for {name} took longer than execution_timeout, {duration(limit.total_seconds())}; "
+                f"{last_seen_as}. A wait is better limited by timeout."
             )
         raise AnonUnavailableError(
-            f"The wait for workflow run {plan.workflow_run_id} broke off in the triggerer ({error}); {last_seen(memory)}. "
+            f"The wait for {name} broke off in the triggerer ({error}); {last_seen_as}. "
             "Is airflow-provider-anon installed there, in the version of the workers, and was it restarted since?",
-            workflow_run_id=plan.workflow_run_id,
-            last_status=memory.status,
-            last_seen_at=memory.seen_at,
+            **facts,
         )
 
-    def _go_on_in_triggerer(
-        self, context: Context, plan: Plan, memory: Memory, next_look_at: float
-    ) -> NoReturn:
-        from airflow_anon.triggers import TRIGGER_GRACE, AnonWorkflowRunTrigger
+    def _go_on_in_triggerer(self, context: Context, plan: Plan, memory: M, next_look_at: float) -> NoReturn:
+        from airflow_anon.triggers import TRIGGER_GRACE
 
         # The trigger itself keeps the deadline, with a last look; Airflow's is for one that does not run.
         left = max(plan.deadline - time.time(), 0.0) + TRIGGER_GRACE
         kwargs = self._trigger_kwargs(plan, memory, next_look_at, _map_index(context))
         self.sensor.defer(
-            trigger=AnonWorkflowRunTrigger(**kwargs),
+            trigger=self._trigger()(**kwargs),
             method_name=self.sensor.execute_complete.__name__,
+            kwargs=self._kept(memory),
             timeout=timedelta(seconds=left),
         )
         raise AssertionError("Airflow's defer returns never")  # pragma: no cover  it raises
 
     def _trigger_kwargs(
-        self, plan: Plan, memory: Memory, next_look_at: float = 0.0, map_index: int = -1
+        self, plan: Plan, memory: M | None, next_look_at: float = 0.0, map_index: int = -1
     ) -> dict[str, Any]:
-        asks_user = bool(self.sensor.on_awaiting_user_input_callback)
-        handoff = Handoff(
-            self.sensor.anon_conn_id, plan, memory, next_look_at=next_look_at, asks_user=asks_user
-        )
         return {
-            **handoff.to_kwargs(),
+            **self._handed_over(plan, memory, next_look_at),
             "end_from_trigger": self.sensor.end_from_trigger and why_not_end(self.sensor, map_index) is None,
             "skip_on_no_action": self.sensor.skip_on_no_action,
             "do_xcom_push": self.sensor.do_xcom_push,
         }
 
-    def _begin(self, context: Context) -> Plan:
+    def _begin(self, context: Context) -> tuple[Plan, M]:
         now = time.time()
         rescheduled_at = _first_rescheduled_at(context) if self.sensor.reschedule else None
         started_at = now if rescheduled_at is None else rescheduled_at.timestamp()
-        self.plan = self._make_plan(started_at)
-        if rescheduled_at is not None:
-            self.memory = self._recall(context) or self._guess(now, started_at)
-        return self.plan
+        plan = self._make_plan(started_at)
+        if rescheduled_at is None:
+            memory = self._remember(plan)
+        else:
+            memory = self._recall(context, plan) or self._guess(plan, now)
+        self.begun = plan, memory
+        return self.begun
+
+    def _begin_anew(self, context: Context) -> tuple[Plan, M]:
+        plan = self._make_plan(_started_at(context))
+        return plan, self._remember(plan)
 
     def _make_plan(
         self, started_at: float, deadline: float | None = None, workflow_run_id: str | None = None
     ) -> Plan:
         return Plan(
-            normalise_id(self.sensor.workflow_run_id) if workflow_run_id is None else workflow_run_id,
+            self._run_id() if workflow_run_id is None else workflow_run_id,
             started_at=started_at,
             deadline=started_at + self.sensor.timeout if deadline is None else deadline,
             poke_interval=self.sensor.poke_interval,
@@ -245,18 +267,18 @@ class Wait:
             user_input_timeout=self.sensor.user_input_timeout,
         )
 
-    def _recall(self, context: Context) -> Memory | None:
+    def _recall(self, context: Context, plan: Plan) -> M | None:
         """Return what the last look of this try left in Airflow's task state store (3.3 and later)."""
         store = context.get("task_state_store")
         kept: Any = store.get(STORE_KEY) if store is not None else None
-        return Memory.from_json(kept["memory"]) if kept and kept["mark"] == self._mark(context) else None
+        return self._read(plan, kept["memory"]) if kept and kept["mark"] == self._mark(context) else None
 
-    def _guess(self, now: float, started_at: float) -> Memory:
+    def _guess(self, plan: Plan, now: float) -> M:
         """Return what is known without a store: the first look saw the run, or it had not come to a second."""
-        due = (now - started_at) % STILL_WAITING_EVERY < self.sensor.poke_interval
-        return Memory(seen_at=now, told_at=0.0 if due else now)
+        due = (now - plan.started_at) % STILL_WAITING_EVERY < self.sensor.poke_interval
+        return self._remember(plan, seen_at=now, told_at=0.0 if due else now)
 
-    def _keep(self, context: Context, memory: Memory) -> None:
+    def _keep(self, context: Context, memory: M) -> None:
         if self.sensor.mode != "reschedule":
             return
         store = context.get("task_state_store")
@@ -275,7 +297,7 @@ class Wait:
         self.sensor.stays_on_worker = stays
 
     def _mark(self, context: Context) -> list[Any]:
-        return [self.sensor.workflow_run_id, self.sensor.anon_conn_id, context["ti"].try_number]
+        return [self._target(), self.sensor.anon_conn_id, context["ti"].try_number]
 
     def _ask_user(self, context: Context, run: WorkflowRun) -> None:
         callbacks = self.sensor.on_awaiting_user_input_callback
@@ -287,6 +309,92 @@ class Wait:
                 callback(context)
             except Exception:
                 self.sensor.log.exception("on_awaiting_user_input_callback failed; the wait goes on.")
+
+
+class Wait(BaseWait[Memory]):
+    """The wait for one run."""
+
+    def _run_id(self) -> str:
+        return normalise_id(self.sensor.workflow_run_id)
+
+    def _target(self) -> str:
+        return self._run_id()
+
+    def _remember(self, plan: Plan, *, seen_at: float | None = None, told_at: float = 0.0) -> Memory:
+        return Memory(seen_at=seen_at, told_at=told_at)
+
+    def _read(self, plan: Plan, stored: Any) -> Memory:
+        return Memory.from_json(stored)
+
+    def _look(self, plan: Plan, memory: Memory) -> Look:
+        look: Look = self.sensor.hook.converse(take_look(plan, memory))
+        return look
+
+    def _look_again(self, plan: Plan, memory: Memory) -> Look:
+        seen_at = memory.seen_at
+        memory.seen_at, memory.missed = time.time(), 0
+        look = self._look(plan, memory)
+        if look.run is None:
+            memory.seen_at = seen_at
+        return look
+
+    def _ask_users(self, context: Context, memory: Memory, look: Look) -> None:
+        if look.asks_user and look.run is not None:
+            self._ask_user(context, look.run)
+
+    def _conclude(self, plan: Plan, memory: Memory, look: Look) -> dict[str, Any]:
+        run = ended_run(plan, memory, look)
+        self.sensor.hook.tell(ending(memory, run))
+        if run.took_no_action and self.sensor.skip_on_no_action:
+            raise AirflowSkipException(f"Workflow run {run.id} completed without taking any action.")
+        return conclude(run)
+
+    def _resume(self, context: Context, event: Any, kept: Any) -> dict[str, Any]:
+        returned = Return.from_event(event, self._make_plan)
+        plan, memory = self.begun = returned.plan, returned.memory
+        look = returned.look
+        if look is None or look.run is None:
+            look = self._look_once_more(returned)
+        self._ask_users(context, memory, look)
+        if look.outcome is Outcome.WAITING:
+            self._go_on_in_triggerer(context, plan, memory, look.at + plan.interval(look.at))
+        self._tell_why_end_on_worker(context)
+        return self._conclude(plan, memory, look)
+
+    def _look_once_more(self, returned: Return) -> Look:
+        """Look from the worker before silence is believed: it may be the triggerer's trouble alone."""
+        if returned.error is not None and not returned.error.retryable:
+            raise returned.error
+        look = self._look_again(returned.plan, returned.memory)
+        if look.run is None and returned.error is not None:
+            raise returned.error
+        return look
+
+    def _trigger(self) -> type[WaitingTrigger]:
+        from airflow_anon.triggers import AnonWorkflowRunTrigger
+
+        return AnonWorkflowRunTrigger
+
+    def _handed_over(self, plan: Plan, memory: Memory | None, next_look_at: float) -> dict[str, Any]:
+        asks_user = bool(self.sensor.on_awaiting_user_input_callback)
+        return Handoff(
+            self.sensor.anon_conn_id,
+            plan,
+            memory or Memory(),
+            next_look_at=next_look_at,
+            asks_user=asks_user,
+        ).to_kwargs()
+
+    def _kept(self, memory: Memory) -> None:
+        return None
+
+    def _described(self, plan: Plan, memory: Memory) -> tuple[str, str, dict[str, Any]]:
+        facts = {
+            "workflow_run_id": plan.workflow_run_id,
+            "last_status": memory.status,
+            "last_seen_at": memory.seen_at,
+        }
+        return f"workflow run {plan.workflow_run_id}", last_seen(memory), facts
 
 
 def _map_index(context: Context) -> int:

@@ -27,6 +27,7 @@ from airflow.providers.common.compat.sdk import (
 )
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, AIRFLOW_V_3_3_PLUS
 
+from airflow_anon.sharing import CLIENTS
 from airflow_anon.simulator import MovableClock, Simulator
 
 if AIRFLOW_V_3_3_PLUS:
@@ -44,6 +45,7 @@ class MovingTime:
         self.simulator = simulator
         self.offset = 0.0
         self.slept: list[float] = []
+        self.sleepers: list[tuple[float, int]] = []
         self.real_time, self.real_monotonic = time.time, time.monotonic
 
     def time(self) -> float:
@@ -60,7 +62,18 @@ class MovingTime:
             raise AssertionError("the task waits for ever")
 
     async def asleep(self, seconds: float) -> None:
-        self.sleep(seconds)
+        """Sleep beside others: once all who wait on this loop are asleep, the first to wake moves the clocks."""
+        me = (self.time() + seconds, id(asyncio.current_task()))
+        self.sleepers.append(me)
+        try:
+            while me[0] > self.time():
+                waits = sum(client._waits for client in CLIENTS[asyncio.get_running_loop()].values())
+                if len(self.sleepers) == waits and min(self.sleepers) == me:
+                    self.sleep(me[0] - self.time())
+                else:
+                    await asyncio.sleep(0)
+        finally:
+            self.sleepers.remove(me)
         await asyncio.sleep(0)
 
     def utcnow(self) -> datetime:

@@ -1,0 +1,122 @@
+"""The wait of a sensor for many runs, as far as it takes place on a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowSkipException
+
+from airflow_anon.group import Group, GroupReturn, counted, read_ids
+from airflow_anon.handoff import Handoff
+from airflow_anon.outcomes import conclude_all
+from airflow_anon.protocol import Look, Outcome, Plan, take_look
+from airflow_anon.waits import BaseWait
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_anon.group import Member
+    from airflow_anon.memory import News
+    from airflow_anon.triggers import WaitingTrigger
+
+
+class ManyWait(BaseWait[Group]):
+    """
+    The wait for many runs.
+
+    The runs are looked at side by side, by the client that all waits of a process share. What the
+    triggerer saw of them is not brought back: at the end they are looked at once more.
+    """
+
+    def _target(self) -> str:
+        # What is kept between two looks stays small, so not the ids themselves.
+        return sha256(",".join(read_ids(self.sensor.workflow_run_ids)).encode()).hexdigest()
+
+    def _remember(self, plan: Plan, *, seen_at: float | None = None, told_at: float = 0.0) -> Group:
+        ids = read_ids(self.sensor.workflow_run_ids)
+        return Group(plan, ids, fail_fast=self.sensor.fail_fast, seen_at=seen_at, told_at=told_at)
+
+    def _read(self, plan: Plan, stored: Any) -> Group:
+        return self._remember(plan).read(stored)
+
+    def _look(self, plan: Plan, memory: Group) -> Look:
+        for due in (memory.due, memory.unread):
+            if members := due(time.time()):
+                asyncio.run(self._look_at(members, memory))
+        return memory.look()
+
+    async def _look_at(self, members: dict[str, Member], group: Group) -> None:
+        def tell(news: News) -> None:
+            for line in group.hear(news, time.time()):
+                self.sensor.hook.tell(line)
+
+        looks = {key: take_look(member.plan, member.memory) for key, member in members.items()}
+        await self.sensor.hook.aconverse_each(looks, group.take, tell=tell)
+
+    def _look_again(self, plan: Plan, memory: Group) -> Look:
+        members = memory.unfinished
+        seen_at = [member.memory.seen_at for member in members]
+        for member in members:
+            member.memory.seen_at, member.memory.missed, member.due_at = time.time(), 0, 0.0
+        look = self._look(plan, memory)
+        for member, before in zip(members, seen_at, strict=True):
+            if member.memory.missed:
+                member.memory.seen_at = before
+        return look
+
+    def _ask_users(self, context: Context, memory: Group, look: Look) -> None:
+        for run in memory.asking:
+            self._ask_user(context, run)
+
+    def _conclude(self, plan: Plan, memory: Group, look: Look) -> list[dict[str, Any]]:
+        self.sensor.hook.tell(memory.ending())
+        payloads = conclude_all(memory, look)
+        if self.sensor.skip_on_no_action and memory.took_no_action:
+            raise AirflowSkipException(
+                f"{counted(memory.size)}, and all completed without taking any action."
+            )
+        return payloads
+
+    def _resume(self, context: Context, event: Any, kept: Any) -> list[dict[str, Any]]:
+        returned = GroupReturn.from_event(event, self._make_plan)
+        plan = returned.plan
+        group = self._read(plan, kept)
+        self.begun = plan, group
+        error = returned.error
+        if error is not None and not error.retryable:
+            raise error
+        group.learn(returned)
+        look = self._look_again(plan, group)
+        if error is not None and group.is_silent_about(error.workflow_run_id):
+            raise error
+        self._ask_users(context, group, look)
+        if look.outcome is Outcome.WAITING:
+            self._go_on_in_triggerer(context, plan, group, look.at + plan.interval(look.at))
+        self._tell_why_end_on_worker(context)
+        return self._conclude(plan, group, look)
+
+    def _trigger(self) -> type[WaitingTrigger]:
+        from airflow_anon.triggers import AnonWorkflowRunsTrigger
+
+        return AnonWorkflowRunsTrigger
+
+    def _handed_over(self, plan: Plan, memory: Group | None, next_look_at: float) -> dict[str, Any]:
+        asks_user = bool(self.sensor.on_awaiting_user_input_callback)
+        group = memory or Group(plan, (), fail_fast=self.sensor.fail_fast)
+        handoff = Handoff(self.sensor.anon_conn_id, plan, next_look_at=next_look_at, asks_user=asks_user)
+        return {**handoff.to_kwargs_of_plan(), **group.to_kwargs(all_ids=self.sensor.end_from_trigger)}
+
+    def _kept(self, memory: Group) -> dict[str, Any]:
+        return {"kept": memory.to_json()}
+
+    def _described(self, plan: Plan, memory: Group) -> tuple[str, str, dict[str, Any]]:
+        first = memory.unfinished[0]
+        facts = {
+            "workflow_run_id": first.plan.workflow_run_id,
+            "last_status": first.memory.status,
+            "last_seen_at": first.memory.seen_at,
+        }
+        return counted(memory.size), memory.last_seen().rstrip("."), facts
