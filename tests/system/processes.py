@@ -79,9 +79,9 @@ class Process:
                 f"{self.name} ended by itself, with {self._process.returncode}:\n{self.last_lines()}"
             )
 
-    def last_lines(self) -> str:
+    def last_lines(self, count: int = 30) -> str:
         """Return the end of its log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-30:])
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
 
     def wait(self) -> int:
         """Wait for its end and return its exit code."""
@@ -110,7 +110,8 @@ class Process:
 
     def kill(self) -> None:
         """End it, and what it has started, as a crash does."""
-        self._note("is killed")
+        if self.lives:
+            self._note("is killed")
         self._kill(family(self.pid))
 
     def _note(self, what: str) -> None:
@@ -136,15 +137,20 @@ def as_user(user: str | None) -> list[str]:
 
 
 def family(pid: int) -> dict[int, float]:
-    """Return a process and its descendants, each with the time that it started."""
+    """
+    Return a process and its descendants, each with the time that it started.
+
+    What was begun in its session counts too, even if the process itself has ended.
+    """
     stats = _all_stats()
     children = defaultdict(list)
     for child, fields in stats.items():
         children[int(fields[1])].append(child)
-    found, queue = {}, [pid]
+    queue = [pid, *(member for member, fields in stats.items() if int(fields[3]) == pid)]
+    found: dict[int, float] = {}
     while queue:
         member = queue.pop()
-        if member in stats:
+        if member in stats and member not in found:
             found[member] = float(stats[member][19])
             queue += children[member]
     return found

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
-from processes import LOOPBACK, Process, cpu_seconds, free_port
+from processes import LOOPBACK, Process, cpu_seconds, family, free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,7 @@ RESTARTS_AT_MOST = 5
 def distributed(slots: int) -> dict[str, list[str]]:
     """Return the components of an Airflow with Celery: two triggerers, and two workers of so many tasks each."""
     shared = {name: command for name, command in LOCAL.items() if name != "triggerer"}
-    triggerers = {name: LOCAL["triggerer"] for name in TRIGGERERS}
+    triggerers = dict.fromkeys(TRIGGERERS, LOCAL["triggerer"])
     worker = ["celery", "worker", "--skip-serve-logs", "--concurrency", str(slots), "--celery-hostname"]
     return shared | triggerers | {name: [*worker, f"{name}@localhost"] for name in WORKERS}
 
@@ -138,6 +138,10 @@ class Airflow:
         """End a component as a crash does."""
         self._processes.pop(name).kill()
 
+    def members(self, name: str) -> dict[int, float]:
+        """Return the processes of a component."""
+        return family(self._processes[name].pid)
+
     def freeze(self, name: str) -> dict[int, float]:
         """Stop a component where it is, and return its processes."""
         return self._processes[name].freeze()
@@ -150,7 +154,9 @@ class Airflow:
         """
         for name, process in list(self._processes.items()):
             if self.supervised and not process.lives and self.restarts.count(name) < RESTARTS_AT_MOST:
-                print(f"  {name} ended by itself and is started again; its log ends so:\n{process.last_lines()}")
+                print(
+                    f"  {name} ended by itself and is started again; its log ends so:\n{process.last_lines()}"
+                )
                 self.restarts.append(name)
                 process.kill()
                 self.start(name)
