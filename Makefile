@@ -2,7 +2,7 @@
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: demo test lint types layers matrix system test-system bench build constraints clean
+.PHONY: demo test lint types layers matrix system test-system reliability bench build constraints clean
 
 AIRFLOW := 3.3.2
 PYTHONS := python3 python3.11 python3.12 python3.13 python3.10
@@ -38,6 +38,9 @@ system: .venv/ready  ## waits in a real Airflow with PostgreSQL; `make system SI
 
 test-system: .venv/ready  ## waits in an Airflow of several machines that fare badly; `SIZE=--full` for 1,000 of them
 	$(BIN)/python tests/system/run.py --distributed $(SIZE) --result .nox/test-system-result.json
+
+reliability: .venv/ready  ## write docs/reliability.md from the last `make test-system`
+	$(BIN)/python tests/system/reliability.py .nox/test-system-result.json
 
 bench: .venv/ready  ## ours beside other providers; writes benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/run.py

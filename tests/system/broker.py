@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,12 @@ class Redis:
     def url(self) -> str:
         """What Celery's ``broker_url`` is set to."""
         return f"redis://{LOOPBACK}:{self.port}/0"
+
+    @property
+    def version(self) -> str:
+        """Its version."""
+        told = subprocess.run([self._program, "--version"], capture_output=True, text=True, check=True).stdout
+        return told.partition("v=")[2].partition(" ")[0]
 
     @property
     def process(self) -> Process:

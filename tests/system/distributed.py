@@ -6,9 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from knocks import Knocks
 from processes import LOOPBACK
 from real_airflow import TRIGGERERS, WORKERS
 from scenarios import DEFERRABLE, ZERO_WORKER, say
@@ -173,6 +175,9 @@ def storm(system: System) -> None:
         tally = judge(group, system.database.rows(group), system.runs, weather.excused)
         system.keep(group.dag_id, tally)
     system.facts |= {
+        "day": datetime.now(timezone.utc).date(),
+        "scale": asdict(scale),
+        "tasks": {group.dag_id: len(group.tasks) for group in groups},
         "faults": weather.faults,
         "windows": [window.as_json() for window in meter.windows],
         "requests": simulator.requests,
@@ -224,9 +229,9 @@ def api_down(weather: Weather) -> None:
     """Close the API's socket for a while."""
     scale, simulator = weather.scale, weather.system.runs.simulator
     weather.note(f"API down for {scale.outage:.0f} s")
-    with weather.runs_end(scale.outage):
+    with Knocks(simulator.port) as knocks, weather.runs_end(scale.outage):
         simulator.start_outage("refused")
-    weather.meter.forget()
+    weather.meter.end_away("API down", knocks.count)
     simulator.stop_outage()
     weather.system.let_pass(scale.calm)
     weather.meter.end("after the API was down")
@@ -238,7 +243,7 @@ def api_busy(weather: Weather) -> None:
     weather.note(f"API answers 429 for {scale.outage:.0f} s, with Retry-After: {scale.retry_after}")
     with weather.runs_end(scale.outage):
         simulator.start_outage("429", str(scale.retry_after))
-    weather.meter.end("429", bounds_all=True)
+    weather.meter.end_turned_down("API answers 429")
     simulator.stop_outage()
     weather.system.let_pass(scale.calm)
     weather.meter.end("after 429")

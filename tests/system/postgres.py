@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import debian
 import psycopg2
@@ -42,11 +42,17 @@ class Postgres:
         self.port = free_port()
         self._programs = find_programs()
         self._process: Process | None = None
+        self._connection: psycopg2.extensions.connection | None = None
 
     @property
     def url(self) -> str:
         """What Airflow's ``sql_alchemy_conn`` is set to."""
         return f"postgresql+psycopg2://{USER}@{LOOPBACK}:{self.port}/{USER}"
+
+    @property
+    def version(self) -> str:
+        """Its version."""
+        return str(self.select("SHOW server_version")[0][0]).partition(" ")[0]
 
     def __enter__(self) -> Self:
         """Create the data and start the server."""
@@ -93,6 +99,20 @@ class Postgres:
         self.process.stop()
         time.sleep(pause)
         self.start()
+
+    def select(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Carry out a query, also after a restart."""
+        try:
+            return self._selected(query, values)
+        except (psycopg2.OperationalError, psycopg2.InterfaceError):
+            self._connection = None
+            return self._selected(query, values)
+
+    def _selected(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        self._connection = self._connection or self.connect()
+        with self._connection.cursor() as cursor:
+            cursor.execute(query, values)
+            return cursor.fetchall()
 
     def connect(self, database: str = USER) -> psycopg2.extensions.connection:
         """Open a connection that commits each statement."""

@@ -61,6 +61,7 @@ class Process:
                 cwd=folder,
                 start_new_session=True,
             )
+        self._asked = False
         self.pid = self._process.pid
 
     @property
@@ -87,12 +88,18 @@ class Process:
         """Wait for its end and return its exit code."""
         return self._process.wait()
 
+    def ask_to_end(self) -> None:
+        """Ask it to end, once, and do not wait for that."""
+        if self.lives and not self._asked:
+            self._asked = True
+            self._note(f"is asked to end ({self._end_signal.name})")
+            self._process.send_signal(self._end_signal)
+
     def stop(self) -> None:
         """End it, and what it has started: asked first, killed when that takes too long."""
         left = family(self.pid)
+        self.ask_to_end()
         if self.lives:
-            self._note(f"is asked to end ({self._end_signal.name})")
-            self._process.send_signal(self._end_signal)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(PATIENCE)
         self._kill(left)

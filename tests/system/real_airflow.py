@@ -107,6 +107,8 @@ class Airflow:
         traceback: TracebackType | None,
     ) -> None:
         """End all processes."""
+        for process in self._processes.values():
+            process.ask_to_end()
         for name in list(self._processes):
             self.stop(name)
 

@@ -52,9 +52,10 @@ def summary(results: list[dict[str, Any]], facts: dict[str, Any]) -> str:
 
 def _told(window: dict[str, Any]) -> str:
     return (
-        f"{window['name']}: {window['seconds']:.0f} s, {window['requests']} requests for {window['waits']} waits, "
-        f"{window['by_triggerer']} for {window['in_triggerer']} in the triggerers; at most {window['densest']} in an "
-        f"interval, {window['second']} in a second{'' if window['good'] else ' TOO MANY'}"
+        f"{window['name']}: {window['seconds']:.0f} s, {window['waits']} waits, {window['in_triggerer']} in triggerers; "
+        f"{window['requests']} requests, {_shown(window['by_triggerer'])} by triggerers, at most "
+        f"{_shown(window['second'])} in a second; {window['most']:.2f} for each wait {window['counted']}"
+        + ("" if window["good"] else f", more than {window['bound']}")
     )
 
 

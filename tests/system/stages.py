@@ -6,7 +6,9 @@ import json
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
+from platform import python_version
 from typing import Any
 
 import real_airflow
@@ -33,7 +35,7 @@ def local(folder: Path, scale: Any, chance: random.Random) -> Iterator[System]:
             "AIRFLOW_CONN_HTTP_DEFAULT": _http_connection(simulator.port),
         }
         with Airflow(homes["airflow"], postgres.url, real_airflow.LOCAL, **settings) as airflow:
-            yield System(airflow, Database(postgres.connect), Runs(simulator), postgres, scale, chance)
+            yield System(airflow, Database(postgres.select), Runs(simulator), postgres, scale, chance)
 
 
 @contextmanager
@@ -49,15 +51,22 @@ def distributed(folder: Path, scale: Any, chance: random.Random) -> Iterator[Sys
         settings["PYTHONPATH"] = str(copy_package(folder / "package"))
         components = real_airflow.distributed(scale.slots)
         with Airflow(homes["airflow"], postgres.url, components, supervised=True, **settings) as airflow:
-            yield System(
-                airflow,
-                Database(postgres.connect),
-                Runs(simulator),
-                postgres,
-                scale,
-                chance,
-                servers=(redis,),
-            )
+            system = System(airflow, Database(postgres.select), Runs(simulator), postgres, scale, chance)
+            system.servers = (redis,)
+            system.facts = {
+                "versions": _versions() | {"PostgreSQL": postgres.version, "Redis": redis.version}
+            }
+            yield system
+
+
+def _versions() -> dict[str, str]:
+    names = {
+        "Airflow": "apache-airflow",
+        "the Celery provider": "apache-airflow-providers-celery",
+        "Celery": "celery",
+        "this package": "airflow-provider-anon",
+    }
+    return {name: version(package) for name, package in names.items()} | {"Python": python_version()}
 
 
 def _homes(folder: Path, *names: str) -> dict[str, Path]:

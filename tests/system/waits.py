@@ -15,8 +15,6 @@ from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import psycopg2
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
@@ -253,12 +251,11 @@ class Database:
     """
     What Airflow's own database says of a group.
 
-    :param connect: opens a connection, also after a restart of the database.
+    :param select: carries out a query.
     """
 
-    def __init__(self, connect: Callable[[], psycopg2.extensions.connection]) -> None:
-        self._connect = connect
-        self._connection = connect()
+    def __init__(self, select: Callable[..., list[tuple[Any, ...]]]) -> None:
+        self._select = select
 
     def rows(self, group: Group) -> dict[tuple[str, str, int], Row]:
         """Return the tasks of a group."""
@@ -279,19 +276,6 @@ class Database:
     def running_triggers(self, since: float) -> int:
         """Return how many triggers are with triggerers that were alive after *since*."""
         return int(self._select(TAKEN_ON, since)[0][0])
-
-    def _select(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        try:
-            return self._selected(query, values)
-        except (psycopg2.OperationalError, psycopg2.InterfaceError):
-            # The database was restarted meanwhile.
-            self._connection = self._connect()
-            return self._selected(query, values)
-
-    def _selected(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        with self._connection.cursor() as cursor:
-            cursor.execute(query, values)
-            return cursor.fetchall()
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +16,11 @@ MOST_PER_WAIT = 1.2
 # A wait whose token is refused reads the connection, and asks again if that has changed.
 MOST_PER_WAIT_WITH_OLD_TOKEN = 2.2
 
+IN_AN_INTERVAL = "in the densest interval"
+BY_TRIGGERERS = "in all, by the triggerers"
+ATTEMPTS = "in all; attempts to connect"
+NOT_COUNTED = "not counted: root alone can"
+
 
 @dataclass(frozen=True)
 class Window:
@@ -25,8 +30,8 @@ class Window:
     :param waits: how many were under way when it began, *in_triggerer* so many of them there.
     :param requests: about their runs; *by_triggerer* so many of them.
     :param densest: the most that arrived within one interval, and *second* within one second.
-    :param bound: the most for each wait: of all requests in the densest interval, or, if it
-        *bounds_all*, of those that the triggerers made in the whole window.
+    :param most: requests for each wait: in the densest interval, or in all, as *counted* says.
+    :param bound: what *most* is not to exceed.
     """
 
     name: str
@@ -34,27 +39,21 @@ class Window:
     waits: int
     in_triggerer: int
     requests: int
-    by_triggerer: int
-    densest: int
-    second: int
+    by_triggerer: int | None
+    densest: int | None
+    second: int | None
+    counted: str
+    most: float
     bound: float
-    bounds_all: bool
-
-    @property
-    def per_wait(self) -> float:
-        """What is bounded."""
-        if self.bounds_all:
-            return self.by_triggerer / max(self.in_triggerer, 1)
-        return self.densest / max(self.waits, 1)
 
     @property
     def good(self) -> bool:
         """Whether there was no storm."""
-        return self.per_wait <= self.bound
+        return self.most <= self.bound
 
     def as_json(self) -> dict[str, Any]:
         """Return it for the result."""
-        return asdict(self) | {"per_wait": round(self.per_wait, 3), "good": self.good}
+        return asdict(self) | {"most": round(self.most, 3), "good": self.good}
 
 
 class Meter:
@@ -71,6 +70,25 @@ class Meter:
         self._interval = interval
         self._begin()
 
+    def end(self, name: str, bound: float = MOST_PER_WAIT) -> None:
+        """End a window in which the API answered, and begin the next: no interval may have too many requests."""
+        window = self._end(name, bound)
+        most = (window.densest or 0) / max(window.waits, 1)
+        self._keep(replace(window, counted=IN_AN_INTERVAL, most=most))
+
+    def end_turned_down(self, name: str) -> None:
+        """End a window in which all were turned down: all of it may have as many from the triggerers as an interval."""
+        window = self._end(name, MOST_PER_WAIT)
+        most = (window.by_triggerer or 0) / max(window.in_triggerer, 1)
+        self._keep(replace(window, counted=BY_TRIGGERERS, most=most))
+
+    def end_away(self, name: str, knocks: int | None) -> None:
+        """End a window in which no request could arrive, but there were so many attempts to connect, if they were counted."""
+        window = self._end(name, MOST_PER_WAIT)
+        known = {"by_triggerer": None, "densest": None, "second": None, "requests": knocks or 0}
+        counted = ATTEMPTS if knocks is not None else NOT_COUNTED
+        self._keep(replace(window, **known, counted=counted, most=(knocks or 0) / max(window.waits, 1)))
+
     def _begin(self) -> None:
         self._at = time.monotonic()
         # A wait goes on until it has seen the end.
@@ -78,31 +96,27 @@ class Meter:
         self._open = {wait.id: group for group in self._groups for wait in group.waits if wait.id not in seen}
         self._before = self._runs.requests()
 
-    def forget(self) -> None:
-        """Begin a window; what was counted since the last one is nobody's."""
+    def _keep(self, window: Window) -> None:
+        self.windows.append(window)
         self._begin()
 
-    def end(self, name: str, *, bound: float = MOST_PER_WAIT, bounds_all: bool = False) -> None:
-        """End the window that lasts, and begin the next."""
-        seconds = time.monotonic() - self._at
+    def _end(self, name: str, bound: float) -> Window:
         new = self._runs.requests() - self._before
         in_triggerer = {run_id for run_id, group in self._open.items() if group.options.get("deferrable")}
         arrivals = [at for at in self._runs.simulator.arrivals if at >= self._at]
-        self.windows.append(
-            Window(
-                name,
-                round(seconds, 1),
-                waits=len(self._open),
-                in_triggerer=len(in_triggerer),
-                requests=_sum(new, set(self._open)),
-                by_triggerer=_sum(new, in_triggerer),
-                densest=densest(arrivals, self._interval),
-                second=densest(arrivals, 1.0),
-                bound=bound,
-                bounds_all=bounds_all,
-            )
+        return Window(
+            name,
+            round(time.monotonic() - self._at, 1),
+            waits=len(self._open),
+            in_triggerer=len(in_triggerer),
+            requests=_sum(new, set(self._open)),
+            by_triggerer=_sum(new, in_triggerer),
+            densest=densest(arrivals, self._interval),
+            second=densest(arrivals, 1.0),
+            counted="",
+            most=0.0,
+            bound=bound,
         )
-        self._begin()
 
 
 def densest(arrivals: list[float], seconds: float) -> int:
