@@ -80,9 +80,9 @@ class Process:
                 f"{self.name} ended by itself, with {self._process.returncode}:\n{self.last_lines()}"
             )
 
-    def last_lines(self, count: int = 30) -> str:
+    def last_lines(self) -> str:
         """Return the end of its log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-30:])
 
     def wait(self) -> int:
         """Wait for its end and return its exit code."""

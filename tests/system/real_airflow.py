@@ -156,9 +156,7 @@ class Airflow:
         """
         for name, process in list(self._processes.items()):
             if self.supervised and not process.lives and self.restarts.count(name) < RESTARTS_AT_MOST:
-                print(
-                    f"  {name} ended by itself and is started again; its log ends so:\n{process.last_lines()}"
-                )
+                print(f"  {name} ended by itself and is started again", flush=True)
                 self.restarts.append(name)
                 process.kill()
                 self.start(name)
