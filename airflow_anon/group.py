@@ -1,24 +1,22 @@
 """
 Many runs that are waited for together: what is known of each, and what all of it comes to.
 
-SANS-IO, as ``protocol`` is, which judges each run. What is written here travels in two ways: a
-group's state from one start on a worker to the next, and the end of a wait from the triggerer.
+SANS-IO, as ``protocol`` is, which judges each run.
 """
 
 from __future__ import annotations
 
 import ast
 import json
-import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from airflow_anon.exceptions import AnonError, AnonInvalidIdError, AnonProtocolError, error_from_payload
+from airflow_anon.exceptions import AnonInvalidIdError, AnonProtocolError
 from airflow_anon.memory import STILL_WAITING_EVERY, Memory, News, duration
 from airflow_anon.protocol import NEVER, Look, Outcome, Plan, Sleep, last_seen
-from airflow_anon.runs import AWAITING, WorkflowRun, normalise_id
+from airflow_anon.runs import WorkflowRun, normalise_id
 
 MOST_NAMED = 10
 MOST_WARNINGS = 5
@@ -93,30 +91,6 @@ class Member:
         """Whether the run has ended."""
         return self.outcome is Outcome.OVER
 
-    def kept(self) -> dict[str, Any]:
-        """Return what a later start on a worker has to know, in whole seconds: many runs are then alike."""
-        memory = self.memory
-        if self.is_over:
-            return {"is_over": True}
-        state: dict[str, Any] = {
-            "status": memory.status,
-            "state_name": memory.state_name,
-            "seen_at": _whole(memory.seen_at),
-            "awaiting_since": _whole(memory.awaiting_since),
-        }
-        if memory.missed:
-            state |= {
-                "missed": memory.missed,
-                "missed_since": _whole(memory.missed_since),
-                "trouble": memory.trouble,
-                "due_at": float(math.ceil(self.due_at)),
-            }
-        return state
-
-
-def _whole(seconds: float | None) -> float | None:
-    return None if seconds is None else float(math.floor(seconds))
-
 
 class Group:
     """
@@ -142,6 +116,7 @@ class Group:
         self.ids = ids
         self.fail_fast = fail_fast
         self.told_at = told_at
+        self.is_new = seen_at is None
         self.warnings = 0
         self.round_at = 0.0
         self.first: str | None = None
@@ -225,10 +200,10 @@ class Group:
         }
 
     def unread(self, now: float) -> dict[str, Member]:
-        """Return the runs whose end was seen elsewhere, once all are over: now their JSON is wanted."""
-        if self.unfinished:
+        """Return the runs whose end was seen elsewhere, once there is none to wait for: now their JSON is wanted."""
+        if self.look().outcome is Outcome.WAITING or self.decider() is not None:
             return {}
-        unread = {key: member for key, member in self.members.items() if member.run is None}
+        unread = {key: member for key, member in self.members.items() if member.is_over and not member.run}
         for member in unread.values():
             member.memory.seen_at = now
         return unread
@@ -268,7 +243,7 @@ class Group:
     def look(self) -> Look:
         """Say what the last looks at all runs come to."""
         members = list(self.members.values())
-        at = max((member.at for member in members), default=self.plan.started_at)
+        at = max([self.round_at, *(member.at for member in members)])
         decider = self.decider()
         if decider is not None:
             return Look(decider.outcome, at)
@@ -282,16 +257,20 @@ class Group:
 
     # What the log is told.
 
-    def hear(self, news: News, now: float) -> list[News]:
-        """Say what the log is told when a run has something to tell: of thousands, a summary now and then."""
-        lines = []
-        if now - self.told_at >= STILL_WAITING_EVERY:
-            lines.append(News("info", self._summary(now) if self.told_at else self._beginning()))
-            self.told_at, self.warnings = now, 0
-        if news.level == "warning" and self.warnings < MOST_WARNINGS:
-            lines.append(news)
-            self.warnings += 1
-        return lines
+    def hear(self, news: News) -> list[News]:
+        """Say what the log is told of what one run has to tell: of thousands, a few warnings now and then."""
+        if news.level != "warning" or self.warnings >= MOST_WARNINGS:
+            return []
+        self.warnings += 1
+        return [news]
+
+    def sum_up(self, now: float) -> list[News]:
+        """Return the summary of all runs, if it is time for one."""
+        if now - self.told_at < STILL_WAITING_EVERY:
+            return []
+        text = self._beginning() if self.is_new else self._summary(now)
+        self.is_new, self.told_at, self.warnings = False, now, 0
+        return [News("info", text)]
 
     def _beginning(self) -> str:
         plan = self.plan
@@ -321,180 +300,17 @@ class Group:
             for member in self.unfinished
         )
 
-    # From one start on a worker to the next.
+    def member(self, workflow_run_id: str) -> Member:
+        """
+        Return the run with an id.
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON that :meth:`read` reads: runs that are alike are written together."""
-        alike: dict[str, list[int]] = {}
-        for number, member in enumerate(self.members.values()):
-            alike.setdefault(json.dumps(member.kept()), []).append(number)
-        return {
-            "size": self.size,
-            "told_at": self.told_at,
-            "warned_of": self.warned_of,
-            "runs": [{"numbers": spans(numbers), **json.loads(kept)} for kept, numbers in alike.items()],
-        }
-
-    def read(self, stored: Any) -> Group:
-        """Take in what :meth:`to_json` wrote of the same runs; of others nothing is taken."""
-        if not isinstance(stored, Mapping) or stored["size"] != self.size:
-            return self
-        self.told_at = stored["told_at"]
-        self.warned_of += stored["warned_of"]
-        members = list(self.members.values())
-        for kept in stored["runs"]:
-            for number in numbers_in(kept["numbers"]):
-                members[number].outcome = Outcome.OVER if kept.get("is_over") else Outcome.WAITING
-                members[number].due_at = kept.get("due_at", 0.0)
-                members[number].memory = replace(
-                    Memory.from_json(kept), told_at=self.told_at, warned_of=self.warned_of
-                )
-        return self
-
-    def learn(self, returned: GroupReturn) -> None:
-        """Take in what the triggerer saw of the run that ended its wait, and of those that ask a person."""
-        if returned.memory is not None and returned.workflow_run_id is not None:
-            # It goes first: the others need not be looked at if it ends the wait again.
-            self.first = returned.workflow_run_id.lower()
-            self._member(self.first).memory = replace(returned.memory, warned_of=self.warned_of)
-        for workflow_run_id in returned.asking:
-            # As if it had not been seen: it is found anew to wait for a person.
-            memory = self._member(workflow_run_id).memory
-            memory.status = memory.state_name = memory.awaiting_since = None
-
-    def _member(self, workflow_run_id: str) -> Member:
+        :raises AnonProtocolError: it is none of these.
+        """
         member = self.members.get(workflow_run_id.lower())
         if member is None:
-            raise AnonProtocolError("The trigger's event is about other runs than these.")
+            raise AnonProtocolError(f"{workflow_run_id} is none of the runs that are waited for.")
         return member
-
-    # To the triggerer.
-
-    def to_kwargs(self, *, all_ids: bool) -> dict[str, Any]:
-        """
-        Return the trigger's arguments, as far as they are about the runs.
-
-        :param all_ids: whether the trigger has to know also of the runs that are over.
-        """
-        awaiting = self.awaiting
-        return {
-            "workflow_run_ids": list(self.ids)
-            if all_ids
-            else [member.plan.workflow_run_id for member in self.unfinished],
-            "fail_fast": self.fail_fast,
-            "seen_at": self.seen_at,
-            "awaiting_run_ids": [member.plan.workflow_run_id for member in awaiting],
-            "awaiting_since": [member.memory.awaiting_since for member in awaiting],
-            "awaiting_state_names": [member.memory.state_name for member in awaiting],
-        }
-
-    @classmethod
-    def from_kwargs(cls, plan: Plan, kwargs: Mapping[str, Any], now: float) -> Group:
-        """
-        Read the trigger's arguments.
-
-        :param now: counts as the last good look if there was one: while a triggerer is away, nobody looks.
-        :raises AnonInvalidIdError: they were rendered in the triggerer, and are none.
-        """
-        seen = kwargs["seen_at"] is not None
-        group = cls(
-            plan,
-            read_ids(kwargs["workflow_run_ids"]),
-            fail_fast=kwargs["fail_fast"],
-            seen_at=now if seen else None,
-            told_at=now if seen else 0.0,
-        )
-        for workflow_run_id, since, state_name in zip(
-            kwargs["awaiting_run_ids"], kwargs["awaiting_since"], kwargs["awaiting_state_names"], strict=True
-        ):
-            memory = group.members[workflow_run_id.lower()].memory
-            memory.status, memory.state_name, memory.awaiting_since = str(AWAITING), state_name, since
-        return group
 
 
 def _since_then(memory: Memory) -> str:
     return f", and since then there was no answer ({memory.trouble})" if memory.trouble else ""
-
-
-def spans(numbers: Iterable[int]) -> str:
-    """Write ascending numbers in few characters: ``0-3,7``."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1] = [runs[-1][0], number]
-        else:
-            runs.append([number])
-    return ",".join("-".join(map(str, run)) for run in runs)
-
-
-def numbers_in(text: str) -> Iterator[int]:
-    """Read what :func:`spans` wrote."""
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        yield from range(int(first), int(last or first) + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class GroupReturn:
-    """
-    The end of a wait for many on its way back: what ended it, but none of the runs, which are looked at again.
-
-    :param outcome: what the trigger took it for; None for an error.
-    :param workflow_run_id: the run that ended the wait for all, if one did, with its *memory*.
-    :param asking: the runs that have begun to wait for a person.
-    """
-
-    plan: Plan
-    outcome: Outcome | None = None
-    workflow_run_id: str | None = None
-    memory: Memory | None = None
-    asking: list[str] = field(default_factory=list)
-    error: AnonError | None = None
-
-    @classmethod
-    def of(cls, group: Group) -> GroupReturn:
-        """Say how the wait for a group ended."""
-        decider = group.decider()
-        asking = [run.id for run in group.asking][:MOST_NAMED]
-        if decider is None:
-            return cls(group.plan, group.look().outcome, asking=asking)
-        return cls(group.plan, decider.outcome, decider.plan.workflow_run_id, decider.memory, asking)
-
-    def to_event(self, group: Group | None = None) -> dict[str, Any]:
-        """Return the payload of the trigger's one event: plain JSON, and small however many runs there are."""
-        return {
-            "outcome": "error" if self.outcome is None else self.outcome.value,
-            "workflow_run_id": self.workflow_run_id,
-            "memory": None if self.memory is None else self.memory.to_json(),
-            "asks_user": self.asking,
-            "error": None if self.error is None else self.error.to_payload(),
-            "runs": 0 if group is None else group.size,
-            "over": 0 if group is None else group.size - len(group.unfinished),
-            "started_at": self.plan.started_at,
-            "deadline": None if self.plan.deadline == NEVER else self.plan.deadline,
-        }
-
-    @classmethod
-    def from_event(cls, event: Any, make_plan: Callable[[float, float], Plan]) -> GroupReturn:
-        """
-        Read the payload of a trigger's event.
-
-        :param make_plan: makes the sensor's plan from *started_at* and *deadline*.
-        :raises AnonProtocolError: it is no event of this package's trigger.
-        """
-        try:
-            deadline = event["deadline"]
-            plan = make_plan(float(event["started_at"]), NEVER if deadline is None else float(deadline))
-            if event["outcome"] == "error":
-                return cls(plan, error=error_from_payload(event["error"]))
-            return cls(
-                plan,
-                Outcome(event["outcome"]),
-                event["workflow_run_id"],
-                event["memory"] and Memory.from_json(event["memory"]),
-                list(event["asks_user"]),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise AnonProtocolError(
-                f"The trigger's event is not understood ({type(error).__name__})."
-            ) from error

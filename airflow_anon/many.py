@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
-from airflow_anon.group import Group, GroupReturn, counted, read_ids
+from airflow_anon.group import Group, counted, read_ids
 from airflow_anon.handoff import Handoff
 from airflow_anon.outcomes import conclude_all
+from airflow_anon.passing import GroupReturn, recall, to_json, to_kwargs
 from airflow_anon.protocol import Look, Outcome, Plan, take_look
 from airflow_anon.waits import BaseWait
 
@@ -40,23 +41,32 @@ class ManyWait(BaseWait[Group]):
         return Group(plan, ids, fail_fast=self.sensor.fail_fast, seen_at=seen_at, told_at=told_at)
 
     def _read(self, plan: Plan, stored: Any) -> Group:
-        return self._remember(plan).read(stored)
+        return recall(self._remember(plan), stored)
+
+    def _written(self, memory: Group) -> dict[str, Any]:
+        return to_json(memory)
 
     def _look(self, plan: Plan, memory: Group) -> Look:
         for due in (memory.due, memory.unread):
             if members := due(time.time()):
                 asyncio.run(self._look_at(members, memory))
-        return memory.look()
+        look = memory.look()
+        if look.outcome is Outcome.WAITING:
+            self._tell(memory.sum_up(look.at))
+        return look
 
     async def _look_at(self, members: dict[str, Member], group: Group) -> None:
-        def tell(news: News) -> None:
-            for line in group.hear(news, time.time()):
-                self.sensor.hook.tell(line)
-
         looks = {key: take_look(member.plan, member.memory) for key, member in members.items()}
-        await self.sensor.hook.aconverse_each(looks, group.take, tell=tell)
+        await self.sensor.hook.aconverse_each(
+            looks, group.take, tell=lambda news: self._tell(group.hear(news))
+        )
+
+    def _tell(self, lines: list[News]) -> None:
+        for news in lines:
+            self.sensor.hook.tell(news)
 
     def _look_again(self, plan: Plan, memory: Group) -> Look:
+        memory.is_new = False
         members = memory.unfinished
         seen_at = [member.memory.seen_at for member in members]
         for member in members:
@@ -88,13 +98,13 @@ class ManyWait(BaseWait[Group]):
         error = returned.error
         if error is not None and not error.retryable:
             raise error
-        group.learn(returned)
+        returned.tell(group)
         look = self._look_again(plan, group)
         if error is not None and group.is_silent_about(error.workflow_run_id):
             raise error
         self._ask_users(context, group, look)
         if look.outcome is Outcome.WAITING:
-            self._go_on_in_triggerer(context, plan, group, look.at + plan.interval(look.at))
+            self._go_on_in_triggerer(context, plan, group, look.at + look.pause.seconds)
         self._tell_why_end_on_worker(context)
         return self._conclude(plan, group, look)
 
@@ -107,10 +117,10 @@ class ManyWait(BaseWait[Group]):
         asks_user = bool(self.sensor.on_awaiting_user_input_callback)
         group = memory or Group(plan, (), fail_fast=self.sensor.fail_fast)
         handoff = Handoff(self.sensor.anon_conn_id, plan, next_look_at=next_look_at, asks_user=asks_user)
-        return {**handoff.to_kwargs_of_plan(), **group.to_kwargs(all_ids=self.sensor.end_from_trigger)}
+        return {**handoff.to_kwargs_of_plan(), **to_kwargs(group, all_ids=self.sensor.end_from_trigger)}
 
     def _kept(self, memory: Group) -> dict[str, Any]:
-        return {"kept": memory.to_json()}
+        return {"kept": to_json(memory)}
 
     def _described(self, plan: Plan, memory: Group) -> tuple[str, str, dict[str, Any]]:
         first = memory.unfinished[0]

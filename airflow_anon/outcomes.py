@@ -105,8 +105,7 @@ def conclude_all(group: Group, look: Look) -> list[dict[str, Any]]:
         raise _all_timed_out(group, look, bad)
     if not bad:
         return group.payloads()
-    left = len(group.unfinished)
-    waiting = f" The wait ended with the first, as fail_fast asks; {left} were not over." if left else ""
+    waiting = " The wait ended with the first, as fail_fast asks." if group.unfinished else ""
     text = f"{len(bad):,} of {counted(group.size)} did not end well. {listed(map(str, bad))}{waiting}"
     for error in bad:  # what nobody knows must not be hidden by soft_fail, as a failure is
         if isinstance(error, AnonUnknownStatusError):

@@ -41,7 +41,6 @@ class WorkflowRunStatus(str, Enum):
 UNDER_WAY = frozenset(
     {WorkflowRunStatus.PENDING, WorkflowRunStatus.IN_PROGRESS, WorkflowRunStatus.AWAITING_USER_INPUT}
 )
-AWAITING = WorkflowRunStatus.AWAITING_USER_INPUT
 SUCCESSES = frozenset({WorkflowRunStatus.COMPLETED, WorkflowRunStatus.COMPLETED_WITH_NO_ACTION_TAKEN})
 
 
@@ -153,7 +152,7 @@ class WorkflowRun:
     @property
     def awaits_user_input(self) -> bool:
         """Whether the run stands still until a person answers."""
-        return self.status is AWAITING
+        return self.status is WorkflowRunStatus.AWAITING_USER_INPUT
 
 
 MISSING = object()

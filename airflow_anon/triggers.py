@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
 
 from airflow_anon.exceptions import AnonError
-from airflow_anon.group import Group, GroupReturn
+from airflow_anon.group import Group
 from airflow_anon.handoff import Handoff, Return, plan_from_kwargs
 from airflow_anon.hooks import AnonHook, write
+from airflow_anon.passing import GroupReturn, from_kwargs
 from airflow_anon.protocol import Look, Outcome, ending, wait_for_run
 from airflow_anon.shortcuts import why_not_end_here
 
@@ -191,8 +192,9 @@ class AnonWorkflowRunsTrigger(WaitingTrigger):
         XCom, with *end_from_trigger*.
     :param fail_fast: fire with the first run that does not end well.
     :param seen_at: when all runs had been seen, if they had.
-    :param awaiting_run_ids: the runs that wait for a person, with *awaiting_since* and
-        *awaiting_state_names* for each.
+    :param seen_as: how they were seen then: lists of the numbers of runs in *workflow_run_ids* (such
+        as ``0-3,7``), their status, the name of their state, and since when they wait for a person.
+    :param warned_of: the unknown statuses that the log has been told of.
     """
 
     def __init__(
@@ -200,17 +202,15 @@ class AnonWorkflowRunsTrigger(WaitingTrigger):
         *,
         workflow_run_ids: list[str] | str,
         fail_fast: bool = True,
-        awaiting_run_ids: list[str] | None = None,
-        awaiting_since: list[float] | None = None,
-        awaiting_state_names: list[str | None] | None = None,
+        seen_as: list[list[Any]] | None = None,
+        warned_of: list[str] | None = None,
         **common: Any,
     ) -> None:
         super().__init__(**common)
         self.workflow_run_ids = workflow_run_ids
         self.fail_fast = fail_fast
-        self.awaiting_run_ids = awaiting_run_ids or []
-        self.awaiting_since = awaiting_since or []
-        self.awaiting_state_names = awaiting_state_names or []
+        self.seen_as = seen_as or []
+        self.warned_of = warned_of or []
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and fire one event: what the wait came to, or the error that ended it."""
@@ -219,7 +219,7 @@ class AnonWorkflowRunsTrigger(WaitingTrigger):
         plan = plan_from_kwargs(now, arguments)
         group = None
         try:
-            group = Group.from_kwargs(plan, arguments, now)
+            group = from_kwargs(plan, arguments, now)
             await self._wait(group, self.next_look_at - now)
             result = GroupReturn.of(group)
         except AnonError as error:
@@ -228,7 +228,8 @@ class AnonWorkflowRunsTrigger(WaitingTrigger):
 
     async def _wait(self, group: Group, delay: float) -> None:
         def tell(news: News) -> None:
-            for line in group.hear(news, time.time()):
+            # Each run has something to say now and then, which is when it may be time for a summary.
+            for line in [*group.sum_up(time.time()), *group.hear(news)]:
                 self.tell(line)
 
         def enough(key: str, look: Look) -> bool:

@@ -67,7 +67,11 @@ class BaseWait(ABC, Generic[M]):
 
     @abstractmethod
     def _read(self, plan: Plan, stored: Any) -> M:
-        """Read what ``to_json`` of a memory wrote."""
+        """Read what :meth:`_written` wrote."""
+
+    @abstractmethod
+    def _written(self, memory: M) -> dict[str, Any]:
+        """Return what :meth:`_read` reads, as plain JSON."""
 
     @abstractmethod
     def _look(self, plan: Plan, memory: M) -> Look:
@@ -283,7 +287,7 @@ class BaseWait(ABC, Generic[M]):
             return
         store = context.get("task_state_store")
         if store is not None:
-            store.set(STORE_KEY, {"mark": self._mark(context), "memory": memory.to_json()})
+            store.set(STORE_KEY, {"mark": self._mark(context), "memory": self._written(memory)})
             return
         person_matters = (
             self.sensor.on_awaiting_user_input_callback or self.sensor.user_input_timeout is not None
@@ -325,6 +329,9 @@ class Wait(BaseWait[Memory]):
 
     def _read(self, plan: Plan, stored: Any) -> Memory:
         return Memory.from_json(stored)
+
+    def _written(self, memory: Memory) -> dict[str, Any]:
+        return memory.to_json()
 
     def _look(self, plan: Plan, memory: Memory) -> Look:
         look: Look = self.sensor.hook.converse(take_look(plan, memory))

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import time
+from bisect import insort
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -36,6 +37,12 @@ else:
     from airflow.exceptions import AirflowRescheduleException
 
 LONGEST = 10_000
+# Turns of the loop after which nobody is about to begin, to end or to be cancelled.
+CALM = 5
+
+
+def _waits() -> int:
+    return sum(client._waits for client in CLIENTS[asyncio.get_running_loop()].values())
 
 
 class MovingTime:
@@ -64,17 +71,16 @@ class MovingTime:
     async def asleep(self, seconds: float) -> None:
         """Sleep beside others: once all who wait on this loop are asleep, the first to wake moves the clocks."""
         me = (self.time() + seconds, id(asyncio.current_task()))
-        self.sleepers.append(me)
+        insort(self.sleepers, me)
+        calm = 0
         try:
-            while me[0] > self.time():
-                waits = sum(client._waits for client in CLIENTS[asyncio.get_running_loop()].values())
-                if len(self.sleepers) == waits and min(self.sleepers) == me:
-                    self.sleep(me[0] - self.time())
-                else:
-                    await asyncio.sleep(0)
+            while me[0] > self.time() and calm < CALM:
+                await asyncio.sleep(0)
+                calm = calm + 1 if self.sleepers[0] == me and len(self.sleepers) == _waits() else 0
         finally:
             self.sleepers.remove(me)
-        await asyncio.sleep(0)
+        if me[0] > self.time():
+            self.sleep(max(me[0] - self.time(), 0.0))
 
     def utcnow(self) -> datetime:
         return datetime.fromtimestamp(self.time(), tz=timezone.utc)

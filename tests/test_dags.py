@@ -72,6 +72,25 @@ def test_every_end_is_what_airflow_records(database, api):
     assert tasks["read"].xcom_pull(task_ids="read") == api.run(conf["bad"])
 
 
+@pytest.mark.timeout(300)
+def test_many_runs_are_waited_for_in_one_task(database, api):
+    good = [api.create_run(f"PENDING {looks} looks, COMPLETED") for looks in (1, 2, 3)]
+    mixed = [*good, api.create_run("PENDING 2 looks, FAILED (post_invoice)")]
+
+    _, tasks = run_dag(database, "many_outcomes", {"good": good, "mixed": mixed})
+
+    states = {task_id: str(ti.state) for task_id, ti in tasks.items()}
+    for mode in ("poke", "reschedule", "deferred"):
+        ends = {"good": "success", "jinja": "success", "mapped": "success", "none": "success"}
+        ends |= {"count": "success", "bad": "failed", "soft": "skipped"}
+        assert {name: states[f"{mode}_{name}"] for name in ends} == ends
+        for name in ("good", "jinja", "mapped"):
+            task_id = f"{mode}_{name}"
+            assert tasks[task_id].xcom_pull(task_ids=task_id) == [api.run(run_id) for run_id in good]
+        assert tasks[f"{mode}_none"].xcom_pull(task_ids=f"{mode}_none") == []
+        assert tasks[f"{mode}_count"].xcom_pull(task_ids=f"{mode}_count") == 3
+
+
 def test_the_example_waits_for_a_run_and_hands_its_json_on(database, api):
     run_id = api.create_run("PENDING 1 looks, COMPLETED")
 
