@@ -334,7 +334,9 @@ class Wait(BaseWait[Memory]):
         return memory.to_json()
 
     def _look(self, plan: Plan, memory: Memory) -> Look:
-        look: Look = self.sensor.hook.converse(take_look(plan, memory))
+        # Airflow says that there is no such connection also when its own database is away for a moment.
+        patient = memory.seen_at is not None
+        look: Look = self.sensor.hook.converse(take_look(plan, memory), patient=patient)
         return look
 
     def _look_again(self, plan: Plan, memory: Memory) -> Look:
