@@ -90,7 +90,7 @@ are shortened, so that the test is: {shortened}.
 """
 SHORTENED = (
     "`triggerer_health_check_threshold` 15 s",
-    "`task_instance_heartbeat_timeout` 30 s",
+    "`task_instance_heartbeat_timeout` 60 s",
     "`task_queued_timeout` 60 s",
 )
 
