@@ -50,6 +50,8 @@ def celery(broker: str, database: str) -> dict[str, str]:
         "AIRFLOW__CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
         "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
         "AIRFLOW__CORE__PARALLELISM": "64",
+        # All share one machine, which may be slow to answer.
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30",
         # A worker that was killed is found dead, and what it had not begun is handed out again, sooner than usual.
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",

@@ -86,7 +86,8 @@ fails, says what, and keeps the logs.
 ## What it does not show
 
 All processes share one machine, so no network between them fails. The times after which Airflow finds a component dead
-are shortened, so that the test is: {shortened}.
+are shortened, so that the test is: {shortened}. That in which Airflow's API server must answer a worker
+(`execution_api_timeout`) is 30 s instead of 5 s, as one machine does the work of several.
 """
 SHORTENED = (
     "`triggerer_health_check_threshold` 15 s",
