@@ -16,6 +16,7 @@ KINDS = {
     "many": "many runs in one task, deferred",
     "from_trigger": "started and ended in the triggerer",
 }
+FULL = 1000
 WRONG = {
     "lost": "lost: not over when its run was",
     "false_green": "false green: passed although its run failed",
@@ -30,7 +31,9 @@ TEXT = """\
 # Reliability
 
 What became of {waits} waits in a production-like Airflow while one thing after the other went wrong. The figures are
-of {day}, taken by `make test-system SIZE=--full` and written by `make reliability`: {versions}.
+of {day}, taken by `{command}` and written by `make reliability`.
+
+{versions}.
 
 ## The outcome
 
@@ -56,9 +59,9 @@ all its time, and each look in reschedule mode is the start of a task.
 
 {faults}
 
-The last run ended {seconds} after the first wait was started. {restarts}
+From the first wait to the end of the last: {seconds}. {restarts}
 
-{excused} tasks were on the worker when it was killed and had another try, as Airflow does with `retries`. All others had one.
+{excused} tasks were with the worker when it was killed and had another try, as Airflow does if there are `retries`. {others}
 
 ## What the API was asked
 
@@ -74,8 +77,8 @@ While the API's socket is closed nothing arrives, so attempts to connect are cou
 ## Run it again
 
 ```sh
-make test-system                # 80 waits, some five minutes
-make test-system SIZE=--full    # 1,000 waits, {minutes} minutes
+make test-system                # 80 waits, some five minutes on an idle machine of two cores
+make test-system SIZE=--full    # 1,000 waits, two minutes longer for each hundred
 make reliability                # this page, from the run before
 ```
 
@@ -86,8 +89,9 @@ fails, says what, and keeps the logs.
 ## What it does not show
 
 All processes share one machine, so no network between them fails. The times after which Airflow finds a component dead
-are shortened, so that the test is: {shortened}. That in which Airflow's API server must answer a worker
-(`execution_api_timeout`) is 30 s instead of 5 s, as one machine does the work of several.
+are shortened, so that the test is: {shortened}.
+That in which Airflow's API server must answer a worker (`execution_api_timeout`) is 30 s instead of 5 s, as one machine
+does the work of several.
 """
 SHORTENED = (
     "`triggerer_health_check_threshold` 15 s",
@@ -102,6 +106,7 @@ def page(result: dict[str, Any]) -> str:
     return TEXT.format(
         waits=f"{_sum(kinds, 'waits'):,}",
         day=result["day"],
+        command="make test-system" + (" SIZE=--full" if scale["waits"] == FULL else ""),
         versions=", ".join(f"{name} {version}" for name, version in result["versions"].items()),
         wrong="\n".join(f"| {text} | {_sum(kinds, name)} |" for name, text in WRONG.items()),
         slots=scale["slots"],
@@ -110,10 +115,10 @@ def page(result: dict[str, Any]) -> str:
         seconds=_duration(result["seconds_of_storm"]),
         restarts=_restarts(result["restarts"]),
         excused=_sum(kinds, "excused"),
+        others="" if _sum(kinds, "retried") else "All others had one.",
         windows="\n".join(map(_window, windows)),
         bound=min(window["bound"] for window in windows),
         old_bound=max(window["bound"] for window in windows),
-        minutes=round(result["seconds"] / 60),
         shortened=", ".join(SHORTENED),
     )
 
