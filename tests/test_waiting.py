@@ -380,6 +380,24 @@ def test_a_connection_that_cannot_be_read_for_a_while_is_waited_for(
     assert story.state == "success", story.error
 
 
+def test_a_connection_that_comes_to_make_no_sense_ends_the_wait(wait, simulator, monkeypatch, clock):
+    run_id = simulator.create_run("IN_PROGRESS 200s, COMPLETED")
+    real_sleep = clock.sleep
+
+    def spoil_then_sleep(seconds):
+        simulator.token = "a-new-one"
+        monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection(timeout=0))
+        real_sleep(seconds)
+
+    monkeypatch.setattr(clock, "sleep", spoil_then_sleep)
+    monkeypatch.setattr("time.sleep", spoil_then_sleep)
+
+    story = wait(run_id)
+
+    assert (story.state, type(story.error)) == ("up_for_retry", AnonConfigurationError)
+    assert "'anon_default': timeout" in str(story.error)
+
+
 def test_a_token_that_stays_refused_is_lost_contact(wait, simulator, clock):
     run_id = simulator.create_run("IN_PROGRESS 24h, COMPLETED")
     simulator.add_faults(f"{GOOD}, 401 x200", run_id)

@@ -78,7 +78,7 @@ While the API's socket is closed nothing arrives, so attempts to connect are cou
 
 ```sh
 make test-system                # 80 waits, some five minutes on an idle machine of two cores
-make test-system SIZE=--full    # 1,000 waits, two minutes longer for each hundred
+make test-system SIZE=--full    # 1,000 waits, and every fault lasts a minute
 make reliability                # this page, from the run before
 ```
 
