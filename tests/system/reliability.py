@@ -77,7 +77,7 @@ While the API's socket is closed nothing arrives, so attempts to connect are cou
 ## Run it again
 
 ```sh
-make test-system                # 80 waits, some five minutes on an idle machine of two cores
+make test-system                # 80 waits, some five minutes
 make test-system SIZE=--full    # 1,000 waits, and every fault lasts a minute
 make reliability                # this page, from the run before
 ```
