@@ -2,7 +2,8 @@
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: demo ui test lint types layers docs matrix system browser screenshots chromium bench build constraints clean
+.PHONY: demo ui test lint types layers docs matrix system test-system reliability browser screenshots chromium \
+  bench build constraints clean
 
 AIRFLOW := 3.3.2
 PYTHONS := python3 python3.11 python3.12 python3.13 python3.10
@@ -41,6 +42,12 @@ matrix: .venv/ready  ## the oldest Airflow in full, those between by what they l
 
 system: .venv/ready  ## waits in a real Airflow with PostgreSQL; `make system SIZE=--full` for the whole size
 	$(BIN)/python tests/system/run.py $(SIZE) --result .nox/system-result.json
+
+test-system: .venv/ready  ## waits in an Airflow of several machines that fare badly; `SIZE=--full` for 1,000 of them
+	$(BIN)/python tests/system/run.py --distributed $(SIZE) --result .nox/test-system-result.json
+
+reliability: .venv/ready  ## write docs/reliability.md from the last `make test-system`
+	$(BIN)/python tests/system/reliability.py .nox/test-system-result.json
 
 browser: .venv/browser chromium  ## Airflow's pages and the simulator's, in a browser
 	BROWSER_TESTS=required $(BIN)/python -m pytest tests/browser

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from airflow_anon.memory import News
-    from airflow_anon.protocol import Conversation, Look
+    from airflow_anon.protocol import Conversation, Look, NoResponse, Request, Response
     from airflow_anon.runs import WorkflowRun
     from airflow_anon.sharing import SharedClient
     from airflow_anon.transport import Client
@@ -181,11 +181,24 @@ class AnonHook(BaseHook):
     ) -> None:
         self.close()
 
-    def converse(self, conversation: Conversation[T]) -> T:
-        """Carry a conversation with the API out."""
-        from airflow_anon.transport import converse
+    def converse(self, conversation: Conversation[T], *, patient: bool = False) -> T:
+        """
+        Carry a conversation with the API out.
 
-        return converse(self.get_conn(), conversation, tell=self.tell, renew=self._renew)
+        :param patient: whether a connection that cannot be read counts as an API that does not answer.
+        """
+        from airflow_anon.transport import converse, unread
+
+        def send(request: Request) -> Response | NoResponse:
+            try:
+                client = self.get_conn()
+            except AnonConfigurationError as error:
+                if not patient:
+                    raise
+                return unread(error, "the worker")
+            return client.send(request)
+
+        return converse(send, conversation, tell=self.tell, renew=self._renew)
 
     async def aconverse(
         self,
@@ -315,7 +328,13 @@ class AnonHook(BaseHook):
         )
 
     def _renew(self) -> bool:
-        return self.get_conn().renew(self.endpoint())
+        try:
+            endpoint = self.endpoint()
+        except AnonConfigurationError as error:
+            if error.field != "anon_conn_id":
+                raise
+            return False
+        return self.get_conn().renew(endpoint)
 
     @staticmethod
     def _plan(workflow_run_id: str, timeout: float, **options: Any) -> Plan:

@@ -58,7 +58,7 @@ class ManyWait(BaseWait[Group]):
     async def _look_at(self, members: dict[str, Member], group: Group) -> None:
         looks = {key: take_look(member.plan, member.memory) for key, member in members.items()}
         await self.sensor.hook.aconverse_each(
-            looks, group.take, tell=lambda news: self._tell(group.hear(news))
+            looks, group.take, tell=lambda news: self._tell(group.hear(news)), patient=not group.is_new
         )
 
     def _tell(self, lines: list[News]) -> None:

@@ -434,7 +434,7 @@ class Client:
 
 
 def converse(
-    client: Client,
+    send: Callable[[Request], Response | NoResponse],
     conversation: Conversation[T],
     *,
     tell: Callable[[News], None],
@@ -443,6 +443,7 @@ def converse(
     """
     Carry a conversation out and return its result.
 
+    :param send: sends a request and waits for the answer.
     :param tell: takes each line for the log.
     :param renew: reads the connection again and says whether anything in it has changed.
     """
@@ -452,12 +453,17 @@ def converse(
             step = conversation.send(reply)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
-        reply = _carry_out(client, step, tell, renew)
+        reply = _carry_out(send, step, tell, renew)
 
 
-def _carry_out(client: Client, step: Step, tell: Callable[[News], None], renew: Callable[[], bool]) -> Reply:
+def _carry_out(
+    send: Callable[[Request], Response | NoResponse],
+    step: Step,
+    tell: Callable[[News], None],
+    renew: Callable[[], bool],
+) -> Reply:
     if isinstance(step, Request):
-        return client.send(step)
+        return send(step)
     if isinstance(step, Renew):
         return renew()
     if isinstance(step, Sleep):
@@ -466,6 +472,18 @@ def _carry_out(client: Client, step: Step, tell: Callable[[News], None], renew: 
         for news in step.news:
             tell(news)
     return None
+
+
+def unread(error: AnonConfigurationError, where: str) -> NoResponse:
+    """
+    Return what a connection that cannot be read there comes to: no answer.
+
+    :raises AnonConfigurationError: it was read, and makes no sense.
+    """
+    if error.field != "anon_conn_id":
+        raise error
+    now = time.time()
+    return NoResponse(str(error).rstrip("."), now, now, where, error.conn_id)
 
 
 # aiohttp
@@ -600,7 +618,6 @@ async def _asend(client: Sender, request: Request, *, patient: bool) -> Response
     try:
         return await client.send(request)
     except AnonConfigurationError as error:
-        if not patient or error.field != "anon_conn_id":
+        if not patient:
             raise
-        now = time.time()
-        return NoResponse(str(error).rstrip("."), now, now, "the triggerer", error.conn_id)
+        return unread(error, "the triggerer")

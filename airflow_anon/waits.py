@@ -18,7 +18,7 @@ from airflow.providers.common.compat.sdk import (
     context_merge,
 )
 
-from airflow_anon.exceptions import AnonUnavailableError
+from airflow_anon.exceptions import AnonConfigurationError, AnonUnavailableError
 from airflow_anon.handoff import Handoff, Return
 from airflow_anon.links import keep_link
 from airflow_anon.memory import STILL_WAITING_EVERY, Memory, duration
@@ -360,14 +360,19 @@ class Wait(BaseWait[Memory]):
         return memory.to_json()
 
     def _look(self, context: Context, plan: Plan, memory: Memory) -> Look:
+        # Airflow says that there is no such connection also when its own database is away for a moment.
+        patient = memory.seen_at is not None
         self._keep_link(context, plan)
-        look: Look = self.sensor.hook.converse(take_look(plan, memory))
+        look: Look = self.sensor.hook.converse(take_look(plan, memory), patient=patient)
         self._keep_link(context, plan, look)
         return look
 
     def _keep_link(self, context: Context, plan: Plan, look: Look | None = None) -> None:
         workflow_id = look.run.workflow_id if look is not None and look.run is not None else None
-        endpoint = self.sensor.hook.get_conn().endpoint
+        try:
+            endpoint = self.sensor.hook.get_conn().endpoint
+        except AnonConfigurationError:
+            return  # the look will tell
         keep_link(self.sensor, context, endpoint, plan.workflow_run_id, workflow_id)
 
     def _look_again(self, context: Context, plan: Plan, memory: Memory) -> Look:

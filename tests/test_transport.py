@@ -59,7 +59,7 @@ def looks(times, between):
 def with_requests(endpoint, times=1, between=lambda: None) -> Replies:
     client = Client(endpoint)
     try:
-        return converse(client, looks(times, between), tell=print, renew=lambda: False)
+        return converse(client.send, looks(times, between), tell=print, renew=lambda: False)
     finally:
         client.close()
 

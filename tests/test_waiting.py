@@ -401,6 +401,48 @@ def test_a_rotated_token_is_read_again(wait, simulator, monkeypatch, clock):
     assert story.state == "success", story.error
 
 
+@pytest.mark.parametrize("refused", [False, True], ids=["alone", "with the token"])
+def test_a_connection_that_cannot_be_read_for_a_while_is_waited_for(
+    wait, simulator, monkeypatch, clock, refused
+):
+    run_id = simulator.create_run("IN_PROGRESS 200s, COMPLETED")
+    real_sleep = clock.sleep
+
+    def sleep_while_it_is_away(seconds):
+        real_sleep(seconds)
+        if refused:
+            simulator.token = "a-new-one"
+        if clock.offset < 150:
+            monkeypatch.delenv("AIRFLOW_CONN_ANON_DEFAULT", raising=False)
+        else:
+            monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection())
+
+    monkeypatch.setattr(clock, "sleep", sleep_while_it_is_away)
+    monkeypatch.setattr("time.sleep", sleep_while_it_is_away)
+
+    story = wait(run_id)
+
+    assert story.state == "success", story.error
+
+
+def test_a_connection_that_comes_to_make_no_sense_ends_the_wait(wait, simulator, monkeypatch, clock):
+    run_id = simulator.create_run("IN_PROGRESS 200s, COMPLETED")
+    real_sleep = clock.sleep
+
+    def spoil_then_sleep(seconds):
+        simulator.token = "a-new-one"
+        monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection(timeout=0))
+        real_sleep(seconds)
+
+    monkeypatch.setattr(clock, "sleep", spoil_then_sleep)
+    monkeypatch.setattr("time.sleep", spoil_then_sleep)
+
+    story = wait(run_id)
+
+    assert (story.state, type(story.error)) == ("up_for_retry", AnonConfigurationError)
+    assert "'anon_default': timeout" in str(story.error)
+
+
 def test_a_token_that_stays_refused_is_lost_contact(wait, simulator, clock):
     run_id = simulator.create_run("IN_PROGRESS 24h, COMPLETED")
     simulator.add_faults(f"{GOOD}, 401 x200", run_id)

@@ -12,7 +12,7 @@ SPEC = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"
 if SPEC["peer"]:
     from airflow.providers.http.sensors.http import HttpSensor
 else:
-    from airflow_anon.sensors import AnonWorkflowRunSensor
+    from airflow_anon.sensors import AnonWorkflowRunSensor, AnonWorkflowRunsSensor
 
 
 @task
@@ -40,5 +40,8 @@ with DAG(
     for place in range(SPEC["width"]):
         if SPEC["peer"]:
             HttpSensor(task_id=f"wait_{place}", endpoint=f"api/v2/workflow-runs/{run_id_for(place)}")
+        elif (together := SPEC["together"]) > 1:
+            ids = f"{{{{ dag_run.conf['ids'][{place * together}:{(place + 1) * together}] }}}}"
+            AnonWorkflowRunsSensor(task_id=f"wait_{place}", workflow_run_ids=ids)
         else:
             AnonWorkflowRunSensor(task_id=f"wait_{place}", workflow_run_id=run_id_for(place))

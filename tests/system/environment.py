@@ -1,4 +1,4 @@
-"""The environment that the system tests run in: Airflow 3.3.2 for PostgreSQL, with this package and one peer."""
+"""The environment that the system tests run in: Airflow 3.3.2 for PostgreSQL and Celery, with this package and one peer."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ AIRFLOW = "3.3.2"
 PYTHONS = ((3, 10), (3, 13))
 WANTED = (
     f"apache-airflow=={AIRFLOW}",
+    "apache-airflow-providers-celery",
     "apache-airflow-providers-http",
     "apache-airflow-providers-standard",
     "asyncpg",
     "psycopg2-binary",
+    "redis",
 )
 PLACE = ROOT / ".nox" / "system-airflow"
 

@@ -9,8 +9,9 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import debian
 import psycopg2
 from environment import SetupError
 from processes import LOOPBACK, Process, as_user, free_port
@@ -41,11 +42,17 @@ class Postgres:
         self.port = free_port()
         self._programs = find_programs()
         self._process: Process | None = None
+        self._connection: psycopg2.extensions.connection | None = None
 
     @property
     def url(self) -> str:
         """What Airflow's ``sql_alchemy_conn`` is set to."""
         return f"postgresql+psycopg2://{USER}@{LOOPBACK}:{self.port}/{USER}"
+
+    @property
+    def version(self) -> str:
+        """Its version."""
+        return str(self.select("SHOW server_version")[0][0]).partition(" ")[0]
 
     def __enter__(self) -> Self:
         """Create the data and start the server."""
@@ -54,19 +61,9 @@ class Postgres:
         self._run(
             "initdb", "-D", str(data), "-U", USER, "-A", "trust", "-E", "UTF8", "--no-sync", "--no-locale"
         )
-        settings = {
-            "port": str(self.port),
-            "listen_addresses": LOOPBACK,
-            "unix_socket_directories": "",
-        } | SETTINGS
-        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        command = [str(self._programs / "postgres"), "-D", str(data), *options]
-        # SIGINT is its fast shutdown: it breaks the connections that are left.
-        self._process = Process(
-            "postgres", command, self.folder, {}, end_signal=signal.SIGINT, user=SYSTEM_USER
-        )
         try:
-            self._wait()
+            self.start()
+            self._create_database()
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -81,6 +78,41 @@ class Postgres:
         """Stop it."""
         if self._process is not None:
             self._process.stop()
+
+    def start(self) -> None:
+        """Start the server on its data and its port, and wait until it answers."""
+        settings = {
+            "port": str(self.port),
+            "listen_addresses": LOOPBACK,
+            "unix_socket_directories": "",
+        } | SETTINGS
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        command = [str(self._programs / "postgres"), "-D", str(self.folder / "data"), *options]
+        # SIGINT is its fast shutdown: it breaks the connections that are left.
+        self._process = Process(
+            "postgres", command, self.folder, {}, end_signal=signal.SIGINT, user=SYSTEM_USER
+        )
+        self._wait()
+
+    def restart(self, pause: float) -> None:
+        """Stop the server as an administrator does, and start it again after *pause* seconds."""
+        self.process.stop()
+        time.sleep(pause)
+        self.start()
+
+    def select(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Carry out a query, also after a restart."""
+        try:
+            return self._selected(query, values)
+        except (psycopg2.OperationalError, psycopg2.InterfaceError):
+            self._connection = None
+            return self._selected(query, values)
+
+    def _selected(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        self._connection = self._connection or self.connect()
+        with self._connection.cursor() as cursor:
+            cursor.execute(query, values)
+            return cursor.fetchall()
 
     def connect(self, database: str = USER) -> psycopg2.extensions.connection:
         """Open a connection that commits each statement."""
@@ -105,10 +137,14 @@ class Postgres:
                     raise
                 time.sleep(0.2)
             else:
-                with connection.cursor() as cursor:
-                    cursor.execute(f"CREATE DATABASE {USER}")
                 connection.close()
                 return
+
+    def _create_database(self) -> None:
+        connection = self.connect("postgres")
+        with connection.cursor() as cursor:
+            cursor.execute(f"CREATE DATABASE {USER}")
+        connection.close()
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [*as_user(SYSTEM_USER), str(self._programs / program), *arguments]
@@ -123,7 +159,7 @@ def find_programs() -> Path:
 
     :raises SetupError: there are none.
     """
-    if not (found := _programs()) and os.geteuid() == 0 and shutil.which("apt-get"):
+    if not (found := _programs()) and debian.can_install():
         _install()
         found = _programs()
     if not found:
@@ -141,14 +177,11 @@ def _programs() -> Path | None:
 
 
 def _install() -> None:
-    print("Installing Debian's package postgresql", flush=True)
     before = NO_MAIN_CLUSTER.exists()
     NO_MAIN_CLUSTER.parent.mkdir(parents=True, exist_ok=True)
     NO_MAIN_CLUSTER.write_text("create_main_cluster = false\n")
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     try:
-        for command in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", "postgresql"]):
-            subprocess.run(["apt-get", *command], env=environment, stdout=subprocess.DEVNULL, check=False)
+        debian.install("postgresql")
     finally:
         if not before:
             NO_MAIN_CLUSTER.unlink()

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -24,7 +25,9 @@ class Process:
     """
     A process in a session of its own, which Ctrl-C does not reach; its output goes to a log.
 
-    It ends with the one that started it, even if that is killed.
+    It ends with the one that started it, even if that is killed. Linux binds this to the thread that
+    starts it, so only the main thread may. Its log also has when it was ended from here, and how: an
+    end without such a line came from elsewhere.
 
     :param name: what it is, and the name of its log.
     :param folder: where it starts and where its log is appended to.
@@ -42,6 +45,8 @@ class Process:
         end_signal: signal.Signals = signal.SIGTERM,
         user: str | None = None,
     ) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError(f"{name} would end with the thread that starts it")
         self.name = name
         self._end_signal = end_signal
         self.log = folder / f"{name}.log"
@@ -56,6 +61,7 @@ class Process:
                 cwd=folder,
                 start_new_session=True,
             )
+        self._asked = False
         self.pid = self._process.pid
 
     @property
@@ -70,25 +76,54 @@ class Process:
         :raises ProcessEndedError: it has ended.
         """
         if not self.lives:
-            lines = self.log.read_text(errors="replace").splitlines()[-30:]
-            raise ProcessEndedError(f"{self.name} ended by itself:\n" + "\n".join(lines))
+            raise ProcessEndedError(
+                f"{self.name} ended by itself, with {self._process.returncode}:\n{self.last_lines()}"
+            )
+
+    def last_lines(self) -> str:
+        """Return the end of its log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-30:])
 
     def wait(self) -> int:
         """Wait for its end and return its exit code."""
         return self._process.wait()
 
+    def ask_to_end(self) -> None:
+        """Ask it to end, once, and do not wait for that."""
+        if self.lives and not self._asked:
+            self._asked = True
+            self._note(f"is asked to end ({self._end_signal.name})")
+            self._process.send_signal(self._end_signal)
+
     def stop(self) -> None:
         """End it, and what it has started: asked first, killed when that takes too long."""
         left = family(self.pid)
+        self.ask_to_end()
         if self.lives:
-            self._process.send_signal(self._end_signal)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(PATIENCE)
         self._kill(left)
 
+    def freeze(self) -> dict[int, float]:
+        """Stop it, and what it has started, where they are, and return these processes as ``family`` does."""
+        frozen: dict[int, float] = {}
+        # One that is not stopped yet may start another.
+        while new := {pid: at for pid, at in family(self.pid).items() if pid not in frozen}:
+            for pid in new:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            frozen |= new
+        return frozen
+
     def kill(self) -> None:
         """End it, and what it has started, as a crash does."""
+        if self.lives:
+            self._note("is killed")
         self._kill(family(self.pid))
+
+    def _note(self, what: str) -> None:
+        with self.log.open("a") as log:
+            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} [system test] {self.name} {what}\n")
 
     def _kill(self, members: dict[int, float]) -> None:
         for pid, started in members.items():
@@ -109,15 +144,20 @@ def as_user(user: str | None) -> list[str]:
 
 
 def family(pid: int) -> dict[int, float]:
-    """Return a process and its descendants, each with the time that it started."""
+    """
+    Return a process and its descendants, each with the time that it started.
+
+    What was begun in its session counts too, even if the process itself has ended.
+    """
     stats = _all_stats()
     children = defaultdict(list)
     for child, fields in stats.items():
         children[int(fields[1])].append(child)
-    found, queue = {}, [pid]
+    queue = [pid, *(member for member, fields in stats.items() if int(fields[3]) == pid)]
+    found: dict[int, float] = {}
     while queue:
         member = queue.pop()
-        if member in stats:
+        if member in stats and member not in found:
             found[member] = float(stats[member][19])
             queue += children[member]
     return found

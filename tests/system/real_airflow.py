@@ -1,7 +1,8 @@
-"""A real Airflow: scheduler with LocalExecutor, triggerer, API server, DAG processor; loopback only."""
+"""A real Airflow with all its components, on one machine or as if on several; loopback only."""
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import secrets
@@ -11,7 +12,7 @@ import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
-from processes import LOOPBACK, Process, cpu_seconds, free_port
+from processes import LOOPBACK, Process, cpu_seconds, family, free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,13 +20,44 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-COMPONENTS = {
-    "api-server": [],
-    "dag-processor": [],
-    "scheduler": ["--skip-serve-logs"],
-    "triggerer": ["--skip-serve-logs"],
+# A component's name, which is its log's, and the command that starts it.
+LOCAL = {
+    "api-server": ["api-server"],
+    "dag-processor": ["dag-processor"],
+    "scheduler": ["scheduler", "--skip-serve-logs"],
+    "triggerer": ["triggerer", "--skip-serve-logs"],
 }
+TRIGGERERS = ("triggerer-1", "triggerer-2")
+WORKERS = ("worker-1", "worker-2")
 PATIENCE = 300.0
+RESTARTS_AT_MOST = 5
+
+
+def distributed(slots: int) -> dict[str, list[str]]:
+    """Return the components of an Airflow with Celery: two triggerers, and two workers of so many tasks each."""
+    shared = {name: command for name, command in LOCAL.items() if name != "triggerer"}
+    triggerers = dict.fromkeys(TRIGGERERS, LOCAL["triggerer"])
+    worker = ["celery", "worker", "--skip-serve-logs", "--concurrency", str(slots), "--celery-hostname"]
+    return shared | triggerers | {name: [*worker, f"{name}@localhost"] for name in WORKERS}
+
+
+def celery(broker: str, database: str) -> dict[str, str]:
+    """Return what an Airflow with Celery is set to besides."""
+    return {
+        "AIRFLOW__CELERY__BROKER_URL": broker,
+        "AIRFLOW__CELERY__RESULT_BACKEND": f"db+{database}",
+        # Several machines would share it: connections and triggers are encrypted in the database.
+        "AIRFLOW__CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+        "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
+        "AIRFLOW__CORE__PARALLELISM": "64",
+        # All share one machine, which may be slow to answer.
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30",
+        # A worker that was killed is found dead, and what it had not begun is handed out again, sooner than usual.
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
+        "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "60",
+        "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "10",
+    }
 
 
 class Airflow:
@@ -34,11 +66,24 @@ class Airflow:
 
     :param home: an empty folder; ``dags`` in it is made here.
     :param database: the URL of its database.
+    :param components: what it consists of.
+    :param supervised: start a component again that ends by itself, as a platform does.
     :param settings: further environment variables.
     """
 
-    def __init__(self, home: Path, database: str, **settings: str) -> None:
+    def __init__(
+        self,
+        home: Path,
+        database: str,
+        components: dict[str, list[str]],
+        *,
+        supervised: bool = False,
+        **settings: str,
+    ) -> None:
         self.home = home
+        self.components = components
+        self.supervised = supervised
+        self.restarts: list[str] = []
         self.dags = home / "dags"
         self.url = f"http://{LOOPBACK}:{free_port()}"
         self._environment = _environment(home, self.url, database) | settings
@@ -50,7 +95,7 @@ class Airflow:
         self.dags.mkdir(exist_ok=True)
         try:
             self.run("db", "migrate")
-            for name in COMPONENTS:
+            for name in self.components:
                 self.start(name)
         except BaseException:
             self.__exit__(None, None, None)
@@ -64,6 +109,8 @@ class Airflow:
         traceback: TracebackType | None,
     ) -> None:
         """End all processes."""
+        for process in self._processes.values():
+            process.ask_to_end()
         for name in list(self._processes):
             self.stop(name)
 
@@ -85,7 +132,7 @@ class Airflow:
 
     def start(self, name: str, **settings: str) -> None:
         """Start a component."""
-        self._processes[name] = self._started(name, [name, *COMPONENTS[name]], **settings)
+        self._processes[name] = self._started(name, self.components[name], **settings)
 
     def stop(self, name: str) -> None:
         """Ask a component to end, and wait for that."""
@@ -95,10 +142,28 @@ class Airflow:
         """End a component as a crash does."""
         self._processes.pop(name).kill()
 
+    def members(self, name: str) -> dict[int, float]:
+        """Return the processes of a component."""
+        return family(self._processes[name].pid)
+
+    def freeze(self, name: str) -> dict[int, float]:
+        """Stop a component where it is, and return its processes."""
+        return self._processes[name].freeze()
+
     def check(self) -> None:
-        """Make sure that every component lives."""
-        for process in self._processes.values():
-            process.check()
+        """
+        Make sure that every component lives.
+
+        :raises ProcessEndedError: one has ended, or has too often.
+        """
+        for name, process in list(self._processes.items()):
+            if self.supervised and not process.lives and self.restarts.count(name) < RESTARTS_AT_MOST:
+                print(f"  {name} ended by itself and is started again", flush=True)
+                self.restarts.append(name)
+                process.kill()
+                self.start(name)
+            else:
+                process.check()
 
     def cpu_seconds(self) -> dict[str, float]:
         """Return the CPU that each component has used, with all that it has started."""
@@ -115,6 +180,22 @@ class Airflow:
         if answer is None:
             raise RuntimeError(f"Airflow does not start {dag_id}")
         return str(answer["dag_run_id"])
+
+    def put_connection(self, conn_id: str, fields: dict[str, Any]) -> None:
+        """
+        Write a connection into Airflow's database.
+
+        :raises RuntimeError: Airflow does not answer.
+        """
+        body = {"connection_id": conn_id, **fields}
+        end = time.monotonic() + PATIENCE
+        while self._ask(f"/connections/{conn_id}", body, "PATCH") is None:
+            if self._ask("/connections", body) is not None:
+                return
+            self.check()
+            if time.monotonic() > end:
+                raise RuntimeError(f"Airflow does not take connection {conn_id}")
+            time.sleep(1)
 
     def wait_for_dags(self, dag_ids: list[str]) -> None:
         """
@@ -134,14 +215,16 @@ class Airflow:
         full = [sys.executable, "-m", "airflow", *command]
         return Process(name, full, self.home, self._environment | settings)
 
-    def _ask(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    def _ask(
+        self, path: str, body: dict[str, Any] | None = None, method: str | None = None
+    ) -> dict[str, Any] | None:
         """Call Airflow's REST API; nothing comes back while it is not up, or does not know the thing asked for."""
         data = None if body is None else json.dumps(body).encode()
         try:
             if "Authorization" not in self._headers:
                 token = _call(f"{self.url}/auth/token", self._headers)["access_token"]
                 self._headers["Authorization"] = f"Bearer {token}"
-            return _call(f"{self.url}/api/v2{path}", self._headers, data)
+            return _call(f"{self.url}/api/v2{path}", self._headers, data, method)
         except urllib.error.HTTPError as error:
             if error.code in (404, 503):
                 return None
@@ -190,8 +273,10 @@ def _environment(home: Path, url: str, database: str) -> dict[str, str]:
     return inherited | settings
 
 
-def _call(url: str, headers: dict[str, str], data: bytes | None = None) -> dict[str, Any]:
-    request = urllib.request.Request(url, data=data, headers=headers)
+def _call(
+    url: str, headers: dict[str, str], data: bytes | None = None, method: str | None = None
+) -> dict[str, Any]:
+    request = urllib.request.Request(url, data=data, headers=headers, method=method)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=60) as response:
         answer: dict[str, Any] = json.load(response)

@@ -18,6 +18,7 @@ COLUMNS = {
     "wrong_xcom": "wrong XCom",
     "too_early": "too early",
     "retried": "retried",
+    "excused": "excused",
     "worker_starts": "worker starts",
     "needless_starts": "needless",
     "delay_median": "delay: median",
@@ -32,8 +33,8 @@ def write(path: Path, results: list[dict[str, Any]], **facts: Any) -> None:
     path.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
 
 
-def summary(results: list[dict[str, Any]]) -> str:
-    """Return the table."""
+def summary(results: list[dict[str, Any]], facts: dict[str, Any]) -> str:
+    """Return the tables."""
     width = max((len(result["scenario"]) for result in results), default=0)
     lines = ["", "  ".join(["".ljust(width), *COLUMNS.values()])]
     for result in results:
@@ -45,7 +46,17 @@ def summary(results: list[dict[str, Any]]) -> str:
             f"{figures['worker_starts_per_wait']:g} worker starts, ends {figures['lag']:.2f} s "
             f"after the look that saw the end ({_times(figures['lag_ratio'])} the peer's)"
         )
+    lines += [_told(window) for window in facts.get("windows", ())]
     return "\n".join(lines)
+
+
+def _told(window: dict[str, Any]) -> str:
+    return (
+        f"{window['name']}: {window['seconds']:.0f} s, {window['waits']} waits, {window['in_triggerer']} in triggerers; "
+        f"{window['requests']} requests, {_shown(window['by_triggerer'])} by triggerers, at most "
+        f"{_shown(window['second'])} in a second; {window['most']:.2f} for each wait {window['counted']}"
+        + ("" if window["good"] else f", more than {window['bound']}")
+    )
 
 
 def ratios(results: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:

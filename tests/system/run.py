@@ -1,8 +1,9 @@
 """
 Waits in a real Airflow 3.3.2 with PostgreSQL: are all told right, and what do they cost?
 
-``python tests/system/run.py`` takes some six minutes; ``--full`` is the whole size. Everything that
-is started listens on loopback only, lives in a temporary folder and is ended here.
+``python tests/system/run.py`` takes some six minutes; ``--full`` is the whole size. With
+``--distributed`` Airflow has Celery, two workers and two triggerers, and they fare badly. Everything
+that is started listens on loopback only, lives in a temporary folder and is ended here.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ import environment
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scenarios import System
-
 
 def main() -> int:
     """Run the scenarios and return 0 if no wait was told wrong."""
@@ -38,9 +37,12 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Try waits in a real Airflow.")
-    parser.add_argument("--full", action="store_true", help="500 waits instead of a few dozen")
+    parser.add_argument("--distributed", action="store_true", help="the Airflow of several machines")
+    parser.add_argument(
+        "--full", action="store_true", help="500 waits (1,000 if distributed), not a few dozen"
+    )
     parser.add_argument("--only", type=int, nargs="+", metavar="N", help="only these scenarios, by number")
-    parser.add_argument("--waits", type=int, help="waits of scenarios 1 and 2")
+    parser.add_argument("--waits", type=int, help="waits of scenarios 1 and 2, or of the distributed one")
     parser.add_argument("--measured", type=int, help="waits of each kind in scenario 3")
     parser.add_argument("--rounds", type=int, help="how often scenario 3 measures")
     parser.add_argument("--python", type=Path, help="the Python of an environment with everything in it")
@@ -54,76 +56,53 @@ def _options() -> argparse.Namespace:
 
 def _run(options: argparse.Namespace) -> int:
     from report import summary, write
-    from scenarios import SCENARIOS, say
+    from scenarios import say
 
-    start, good = time.monotonic(), False
+    stage, scale, scenarios = _chosen(options)
+    start, good, system = time.monotonic(), False, None
     folder = Path(tempfile.mkdtemp(prefix="airflow-anon-system-"))
-    results: list[dict[str, Any]] = []
     say(f"Seed {options.seed}; logs in {folder}")
     try:
-        with _signals_as_exceptions(), _system(options, folder, results) as system:
+        with _signals_as_exceptions(), stage(folder, scale, random.Random(options.seed)) as system:
             say(f"Airflow runs after {time.monotonic() - start:.0f} s")
-            for number in options.only or SCENARIOS:
-                scenario = SCENARIOS[number]
-                say(f"{number}. {scenario.__doc__}")
+            for number in options.only or scenarios:
+                say(f"{number}. {scenarios[number].__doc__}")
                 begun = time.monotonic()
-                scenario(system)
+                scenarios[number](system)
                 say(f"   {time.monotonic() - begun:.0f} s")
-        good = all(result["good"] for result in results)
+        good = system.good
     finally:
-        write(options.result, results, seed=options.seed, seconds=round(time.monotonic() - start))
+        if system is not None:
+            facts = {"seed": options.seed, "seconds": round(time.monotonic() - start), **system.facts}
+            write(options.result, system.results, **facts)
         _clean(folder, keep=options.keep or not good)
-    say(summary(results))
+    say(summary(system.results, system.facts))
     return 0 if good else 1
 
 
-@contextlib.contextmanager
-def _system(options: argparse.Namespace, folder: Path, results: list[dict[str, Any]]) -> Iterator[System]:
-    from postgres import Postgres
-    from real_airflow import Airflow
-    from scenarios import System, copy_package
-    from waits import Database, Runs
+def _chosen(options: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """Return where the scenarios take place, at which scale, and which there are."""
+    from dataclasses import fields, replace
 
-    from airflow_anon.simulator import Simulator
+    import distributed
+    import scenarios
+    import stages
 
-    folder.chmod(0o711)
-    homes = [folder / name for name in ("postgres", "airflow")]
-    for home in homes:
-        home.mkdir()
-    with Postgres(homes[0]) as postgres, Simulator(token="let-me-in") as simulator:
-        copy_package(folder / "package")
-        settings = {
-            "PYTHONPATH": str(folder / "package"),
-            "AIRFLOW_CONN_ANON_DEFAULT": simulator.connection(),
-            "AIRFLOW_CONN_HTTP_DEFAULT": _http_connection(simulator.port),
-        }
-        with Airflow(homes[1], postgres.url, **settings) as airflow:
-            database = Database(postgres.connect())
-            chance = random.Random(options.seed)
-            yield System(airflow, database, Runs(simulator), postgres, _scale(options), chance, results)
-
-
-def _scale(options: argparse.Namespace) -> Any:
-    from dataclasses import replace
-
-    from scenarios import CI, FULL
-
-    chosen = {name: getattr(options, name) for name in ("waits", "measured", "rounds")}
-    return replace(FULL if options.full else CI, **{name: value for name, value in chosen.items() if value})
-
-
-def _http_connection(port: int) -> str:
-    import json
-
-    headers = {"Authorization": "Bearer let-me-in"}
-    return json.dumps(
-        {"conn_type": "http", "schema": "http", "host": "127.0.0.1", "port": port, "extra": headers}
+    kind = distributed if options.distributed else scenarios
+    scale = kind.FULL if options.full else kind.CI
+    known = {field.name for field in fields(scale)}
+    asked = {name: value for name, value in vars(options).items() if name in known and value}
+    return (
+        stages.distributed if options.distributed else stages.local,
+        replace(scale, **asked),
+        kind.SCENARIOS,
     )
 
 
 @contextlib.contextmanager
 def _signals_as_exceptions() -> Iterator[None]:
     def leave(number: int, _: object) -> None:
+        print(f"Ended from outside, by {signal.Signals(number).name}", file=sys.stderr, flush=True)
         sys.exit(128 + number)
 
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -16,6 +16,7 @@ from waits import DEFERRED, OVER, End, Group, Tally, all_alike, judge, mapped, m
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from broker import Redis
     from postgres import Postgres
     from real_airflow import Airflow
     from waits import Database, Runs
@@ -60,16 +61,23 @@ FULL = Scale(
 
 @dataclass
 class System:
-    """The parts that a scenario works with."""
+    """
+    The parts that a scenario works with.
+
+    :param scale: how much of everything.
+    :param servers: what Airflow needs besides PostgreSQL.
+    :param facts: what else the result is to tell.
+    """
 
     airflow: Airflow
     database: Database
     runs: Runs
     postgres: Postgres
-    scale: Scale
+    scale: Any
     chance: random.Random
     results: list[dict[str, Any]] = field(default_factory=list)
-    begun: set[str] = field(default_factory=set)
+    servers: tuple[Redis, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def begin(self, *groups: Group) -> None:
         """Start the runs of groups, and then the waits for them."""
@@ -91,11 +99,24 @@ class System:
             run_id = self.airflow.trigger(group.dag_id, {"ids": [wait.id for wait in waits]})
             group.place(run_id, waits)
 
+    def check(self) -> None:
+        """Make sure that everything that was started lives."""
+        for server in (self.postgres, *self.servers):
+            server.process.check()
+        self.airflow.check()
+
+    def let_pass(self, seconds: float) -> None:
+        """Wait, with an eye on everything that was started."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.check()
+            time.sleep(min(left, 0.5))
+
     def wait_until(self, what: str, holds: Callable[[], bool], patience: float = 600) -> bool:
         """Wait until something holds; tell whether it did in time."""
         end = time.monotonic() + patience
         while not holds():
-            self.airflow.check()
+            self.check()
             if time.monotonic() > end:
                 say(f"  gave up: {what}")
                 return False
@@ -107,30 +128,30 @@ class System:
 
         def enough() -> bool:
             begun = sum(self.database.count(group, DEFERRED, *OVER) for group in groups)
-            return begun >= share * sum(len(group.waits) for group in groups)
+            return begun >= share * sum(len(group.tasks) for group in groups)
 
         self.wait_until("waits are deferred", enough)
 
-    def wait_for_takeover(self, groups: list[Group]) -> None:
-        """Wait until the newest triggerer has taken on all waits that are not over."""
+    def wait_for_takeover(self, groups: list[Group], since: float) -> None:
+        """Wait until triggerers that were alive after *since* have taken on all waits that are not over."""
 
         def taken_on() -> bool:
             left = sum(self.database.count(group, DEFERRED) for group in groups)
-            return self.database.running_triggers() >= left
+            return self.database.running_triggers(since) >= left
 
-        self.wait_until("the new triggerer takes on the waits", taken_on)
+        self.wait_until("the waits are taken on by a triggerer that lives", taken_on)
 
     def wait_for_end(self, groups: list[Group]) -> None:
         """Wait until all waits are over."""
 
         def all_over() -> bool:
             return sum(self.database.count(group, *OVER) for group in groups) >= sum(
-                len(group.waits) for group in groups
+                len(group.tasks) for group in groups
             )
 
         self.wait_until("waits are over", all_over)
 
-    def conclude(self, scenario: str, group: Group, **figures: Any) -> Tally:
+    def conclude(self, scenario: str, group: Group, **figures: Any) -> None:
         """Judge a group, tell and keep the result."""
         tally = judge(group, self.database.rows(group), self.runs)
         # The executor tells of an end a moment after the task has told of it.
@@ -139,11 +160,19 @@ class System:
             tally.remarks.append(
                 f"{executed} starts by the executor's log, {tally.worker_starts} by the database"
             )
+        self.keep(scenario, tally, **figures)
+
+    def keep(self, scenario: str, tally: Tally, **figures: Any) -> None:
+        """Tell and keep what became of waits."""
         self.results.append({"scenario": scenario, **asdict(tally), "good": tally.good, **figures})
         say(f"  {scenario}: {tally.waits} waits, {'all told right' if tally.good else 'WRONG'}")
         for remark in tally.remarks[:5]:
             say(f"  {remark}")
-        return tally
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is wrong."""
+        return all(result["good"] for result in self.results) and bool(self.facts.get("good", True))
 
     def _executed(self, group: Group, tally: Tally) -> bool:
         return self.airflow.executor_starts(group.dag_id) == tally.worker_starts
@@ -185,9 +214,10 @@ def crash_and_outage(system: System) -> None:
     time.sleep(scale.window / 3)
     say("  triggerer killed and started again")
     system.airflow.kill("triggerer")
+    killed_at = time.time()
     system.airflow.start("triggerer")
     ends.join()
-    system.wait_for_takeover(groups)
+    system.wait_for_takeover(groups, killed_at)
 
     say(f"  API down for {scale.outage:.0f} s")
     runs.simulator.outage(scale.outage, "refused")
@@ -270,10 +300,11 @@ def new_release(system: System) -> None:
     system.begin(*groups)
     system.wait_for_deferral(groups)
     system.airflow.stop("triggerer")
+    stopped_at = time.time()
     system.airflow.run_script(REWRITE, str(STORED))
     build = _newer_build(system.airflow.home / "newer")
     system.airflow.start("triggerer", PYTHONPATH=str(build))
-    system.wait_for_takeover(groups)
+    system.wait_for_takeover(groups, stopped_at)
     system.runs.finish_over(plain.waits + zero.waits, scale.interval, chance).join()
     system.wait_for_end(groups)
     system.conclude("began before a new release", plain)
@@ -290,9 +321,10 @@ def _newer_build(folder: Path) -> Path:
     return folder
 
 
-def copy_package(folder: Path) -> None:
-    """Copy the package as it is now: a long run is not to see what is changed meanwhile."""
+def copy_package(folder: Path) -> Path:
+    """Copy the package as it is now into *folder*: a long run is not to see what is changed meanwhile."""
     shutil.copytree(ROOT / PACKAGE, folder / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
 
 
 SCENARIOS: dict[int, Callable[[System], None]] = {

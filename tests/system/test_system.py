@@ -13,8 +13,9 @@ SCRIPT = Path(__file__).with_name("run.py")
 
 
 @pytest.mark.timeout(3600)
-def test_every_wait_in_a_real_airflow_is_told_right(tmp_path):
-    words = os.environ.get("AIRFLOW_ANON_SYSTEM_OPTIONS", "").split()
+@pytest.mark.parametrize("stage", [[], ["--distributed"]], ids=["local", "distributed"])
+def test_every_wait_in_a_real_airflow_is_told_right(tmp_path, stage):
+    words = stage + os.environ.get("AIRFLOW_ANON_SYSTEM_OPTIONS", "").split()
     command = [sys.executable, str(SCRIPT), "--result", str(tmp_path / "result.json"), *words]
     # Output of its own: what it says is worth reading while it runs.
     done = subprocess.run(command, check=False)

@@ -7,6 +7,7 @@ import random
 import shutil
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 if TYPE_CHECKING:
-    import psycopg2
+    from collections.abc import Callable, Collection
 
     from airflow_anon.simulator import Simulator
 
@@ -35,8 +36,10 @@ COUNT = """
     WHERE dag_id = %s AND task_id LIKE 'wait%%' AND state = ANY(%s) AND map_index >= %s
 """
 TAKEN_ON = """
-    SELECT count(*) FROM trigger
-    WHERE triggerer_id = (SELECT max(id) FROM job WHERE job_type = 'TriggererJob')
+    SELECT count(*) FROM trigger WHERE triggerer_id IN (
+        SELECT id FROM job WHERE job_type = 'TriggererJob' AND end_date IS NULL
+            AND latest_heartbeat > to_timestamp(%s)
+    )
 """
 STARTS = """
     SELECT run_id, task_id, coalesce(map_index, -1), count(*) FROM log
@@ -97,6 +100,7 @@ class Group:
 
     :param options: what all its sensors are given.
     :param width: how many sensors there are for each run of the DAG, if they are not mapped.
+    :param together: how many runs each sensor waits for.
     :param upstream: their ids come from upstream tasks, not from the DAG run.
     """
 
@@ -106,6 +110,7 @@ class Group:
     peer: bool = False
     upstream: bool = False
     width: int = 0
+    together: int = 1
     mapped: dict[str, list[Wait]] = field(default_factory=dict)
     task_options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -117,6 +122,7 @@ class Group:
             "peer": self.peer,
             "upstream": self.upstream,
             "width": self.width,
+            "together": self.together,
             "mapped": {task_id: [wait.id for wait in waits] for task_id, waits in self.mapped.items()},
             "task_options": self.task_options,
         }
@@ -127,7 +133,12 @@ class Group:
         """Return the waits of each run of the DAG that is to be triggered."""
         if not self.width:
             return [[]]
-        return [self.waits[first : first + self.width] for first in range(0, len(self.waits), self.width)]
+        return chunks(self.waits, self.width * self.together)
+
+    @property
+    def tasks(self) -> list[list[Wait]]:
+        """The waits of each task."""
+        return chunks(self.waits, self.together)
 
     @property
     def zero_worker(self) -> bool:
@@ -137,7 +148,7 @@ class Group:
     def place(self, run_id: str, waits: list[Wait]) -> None:
         """Note where in Airflow the waits of one run of the DAG are."""
         for number, wait in enumerate(waits):
-            wait.task = (run_id, f"wait_{number}", -1)
+            wait.task = (run_id, f"wait_{number // self.together}", -1)
         for task_id, mapped in self.mapped.items():
             for number, wait in enumerate(mapped):
                 wait.task = (run_id, task_id, number)
@@ -149,6 +160,16 @@ def one_by_one(dag_id: str, waits: list[Wait], width: int, **facts: Any) -> Grou
     return Group(dag_id, waits=waits, width=fitting, **facts)
 
 
+def many_together(dag_id: str, waits: list[Wait], together: int, **facts: Any) -> Group:
+    """Return waits of which each task has *together*; it fails if one of its runs does."""
+    group = Group(dag_id, waits=waits, width=len(waits) // together, together=together, **facts)
+    for task in group.tasks:
+        state = "success" if all(wait.ends_well for wait in task) else "failed"
+        for wait in task:
+            wait.state = state
+    return group
+
+
 def mapped(dag_id: str, waits: list[Wait], **facts: Any) -> Group:
     """Return mapped waits, of which a fifth skips its task if its run did nothing."""
     some, rest = waits[: len(waits) // 5], waits[len(waits) // 5 :]
@@ -158,6 +179,11 @@ def mapped(dag_id: str, waits: list[Wait], **facts: Any) -> Group:
     return Group(
         dag_id, waits=waits, mapped=tasks, task_options={"wait_or_skip": {"skip_on_no_action": True}}, **facts
     )
+
+
+def chunks(waits: list[Wait], size: int) -> list[list[Wait]]:
+    """Cut waits into lists of *size*."""
+    return [waits[first : first + size] for first in range(0, len(waits), size)]
 
 
 def all_alike(count: int, end: End = End.WELL) -> list[Wait]:
@@ -196,6 +222,11 @@ class Runs:
         for wait in group.waits:
             self.simulator.create_run(wait.end.value, wait.id)
 
+    def requests(self) -> Counter[str]:
+        """Return how many requests there were for each run so far."""
+        world = self.simulator._world
+        return self.simulator._call(lambda: Counter(world.counters.requests_by_run))
+
     def finish(self, wait: Wait) -> None:
         """End a run as it is meant to end."""
         act = {End.NO_ACTION: self.simulator.answer, End.BADLY: self.simulator.fail}
@@ -217,10 +248,14 @@ class Runs:
 
 
 class Database:
-    """What Airflow's own database says of a group."""
+    """
+    What Airflow's own database says of a group.
 
-    def __init__(self, connection: psycopg2.extensions.connection) -> None:
-        self._connection = connection
+    :param select: carries out a query.
+    """
+
+    def __init__(self, select: Callable[..., list[tuple[Any, ...]]]) -> None:
+        self._select = select
 
     def rows(self, group: Group) -> dict[tuple[str, str, int], Row]:
         """Return the tasks of a group."""
@@ -238,14 +273,9 @@ class Database:
         """Return how many tasks of a group are in one of these states."""
         return int(self._select(COUNT, group.dag_id, list(states), 0 if group.mapped else -1)[0][0])
 
-    def running_triggers(self) -> int:
-        """Return how many triggers a triggerer that is alive has taken on."""
-        return int(self._select(TAKEN_ON)[0][0])
-
-    def _select(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        with self._connection.cursor() as cursor:
-            cursor.execute(query, values)
-            return cursor.fetchall()
+    def running_triggers(self, since: float) -> int:
+        """Return how many triggers are with triggerers that were alive after *since*."""
+        return int(self._select(TAKEN_ON, since)[0][0])
 
 
 @dataclass
@@ -260,6 +290,7 @@ class Tally:
     wrong_xcom: int = 0
     too_early: int = 0
     retried: int = 0
+    excused: int = 0
     worker_starts: int = 0
     needless_starts: int = 0
     delay_median: float | None = None
@@ -280,43 +311,73 @@ WRONGS = (
 )
 
 
-def judge(group: Group, rows: dict[tuple[str, str, int], Row], runs: Runs) -> Tally:
+def judge(
+    group: Group,
+    rows: dict[tuple[str, str, int], Row],
+    runs: Runs,
+    excused: Collection[tuple[str, str, int]] = (),
+) -> Tally:
     """
     Compare what became of the waits of a group with what should have become of them.
 
     A *delay* is from a run's end to its task's; a *lag* only from the look that saw the end.
+
+    :param excused: tasks that may have been tried again, as their worker was killed.
     """
     tally = Tally(len(group.waits))
     delays, lags = [], []
-    for wait in group.waits:
-        row = rows.get(wait.task)
-        verdict = _verdict(wait, row, None if group.peer else runs.simulator.run(wait.id))
+    for waits in group.tasks:
+        row = rows.get(waits[0].task)
+        verdict = _verdict(waits, row, _expected_xcom(group, waits, runs))
         if verdict:
-            setattr(tally, verdict, getattr(tally, verdict) + 1)
-            tally.remarks.append(f"{verdict}: {wait} {row}")
-        if row is not None:
-            tally.worker_starts += row.starts
-            tally.retried += row.try_number > 1
-            if group.zero_worker and wait.ends_well:
-                # Airflow notes the process of a worker when it begins, and never forgets it.
-                tally.needless_starts += max(row.starts, int(row.pid is not None))
-            if row.end_date and wait.ended_at and not wait.early:
-                delays.append(row.end_date - wait.ended_at)
-                lags.append(row.end_date - runs.seen_at.get(wait.id, wait.ended_at))
+            setattr(tally, verdict, getattr(tally, verdict) + len(waits))
+            tally.remarks.append(f"{verdict}: {waits} {row}")
+        if row is None:
+            continue
+        _count_starts(tally, group, waits, row, is_excused=waits[0].task in excused)
+        ended_at = _ended_at(waits)
+        if row.end_date and ended_at and not waits[0].early:
+            delays.append(row.end_date - ended_at)
+            lags.append(row.end_date - max(runs.seen_at.get(wait.id, ended_at) for wait in waits))
     if delays:
         tally.delay_median, tally.delay_mean, tally.delay_longest = median(delays), mean(delays), max(delays)
         tally.lag_mean = mean(lags)
     return tally
 
 
-def _verdict(wait: Wait, row: Row | None, payload: dict[str, Any] | None) -> str | None:
+def _count_starts(tally: Tally, group: Group, waits: list[Wait], row: Row, *, is_excused: bool) -> None:
+    tally.worker_starts += row.starts
+    if row.try_number > 1:
+        name = "excused" if is_excused else "retried"
+        setattr(tally, name, getattr(tally, name) + 1)
+        tally.remarks += [] if is_excused else [f"retried: {waits[0]} {row}"]
+    if group.zero_worker and all(wait.ends_well for wait in waits):
+        # Airflow notes the process of a worker when it begins, and never forgets it.
+        tally.needless_starts += max(row.starts, int(row.pid is not None))
+
+
+def _expected_xcom(group: Group, waits: list[Wait], runs: Runs) -> Any:
+    """Return what a task that passes hands on; nothing if that is not known."""
+    if group.peer:
+        return None
+    payloads = [runs.simulator.run(wait.id) for wait in waits]
+    return payloads if group.together > 1 else payloads[0]
+
+
+def _ended_at(waits: list[Wait]) -> float | None:
+    ends = [wait.ended_at for wait in waits if wait.ended_at is not None]
+    return max(ends) if len(ends) == len(waits) else None
+
+
+def _verdict(waits: list[Wait], row: Row | None, xcom: Any) -> str | None:
+    state, ended_at = waits[0].state, _ended_at(waits)
     if row is None or row.state not in OVER:
         return "lost"
-    if row.state != wait.state:
+    if row.state != state:
         return {"success": "false_green", "failed": "false_red"}.get(row.state or "", "other_state")
-    if row.end_date is None or wait.ended_at is None or row.end_date < wait.ended_at - 0.5:
+    if row.end_date is None or ended_at is None or row.end_date < ended_at - 0.5:
         return "too_early"
-    if payload is not None and row.xcom != (payload if wait.state == "success" else None):
+    if xcom is not None and row.xcom != (xcom if state == "success" else None):
         return "wrong_xcom"
     return None
 

@@ -1,0 +1,160 @@
+"""Writes docs/reliability.md from the result of a distributed run: ``python tests/system/reliability.py RESULT``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+KINDS = {
+    "poke": '`mode="poke"`',
+    "rescheduled": '`mode="reschedule"`',
+    "deferred": "`deferrable=True`",
+    "mapped": "`deferrable=True`, mapped with `.expand()`",
+    "many": "many runs in one task, deferred",
+    "from_trigger": "started and ended in the triggerer",
+}
+FULL = 1000
+WRONG = {
+    "lost": "lost: not over when its run was",
+    "false_green": "false green: passed although its run failed",
+    "false_red": "false red: failed although its run ended well",
+    "other_state": "in any other wrong state",
+    "wrong_xcom": "passed with anything but its run's JSON",
+    "too_early": "ended before its run",
+    "retried": "tried again without need",
+    "needless_starts": "on a worker although it was to use none",
+}
+TEXT = """\
+# Reliability
+
+What became of {waits} waits in a production-like Airflow while one thing after the other went wrong. The figures are
+of {day}, taken by `{command}` and written by `make reliability`.
+
+{versions}.
+
+## The outcome
+
+| waits | {waits} |
+|---|---|
+{wrong}
+
+Told from Airflow's own database: each task's state, its XCom, its tries and its starts on workers.
+
+## What ran
+
+PostgreSQL as metadata database, `CeleryExecutor` on Redis with two workers of {slots} slots, two triggerers, scheduler, API
+server and DAG processor, each a process of its own on one machine, started again when it ends by itself. The API is
+the bundled simulator. Its runs end well, with no action taken, or badly, a tenth of them during each fault and the
+rest after the last. Shares are what one machine can start on its workers: a wait in poke mode takes a slot for
+all its time, and each look in reschedule mode is the start of a task.
+
+| kind of wait | waits | tasks | interval | lost | false green | false red |
+|---|---|---|---|---|---|---|
+{kinds}
+
+## What went wrong meanwhile
+
+{faults}
+
+From the first wait to the end of the last: {seconds}. {restarts}
+
+{excused} tasks were with the worker when it was killed and had another try, as Airflow does if there are `retries`. {others}
+
+## What the API was asked
+
+A request storm would show here: in each interval a wait may look once, be the API back after an outage or not.
+
+| stretch | seconds | waits under way | requests | by the triggerers | most in a second | for each wait |
+|---|---|---|---|---|---|---|
+{windows}
+
+The last column is held to {bound} ({old_bound} while the token is old, as a refused wait reads the connection and asks again).
+While the API's socket is closed nothing arrives, so attempts to connect are counted from the packets.
+
+## Run it again
+
+```sh
+make test-system                # 80 waits, some five minutes
+make test-system SIZE=--full    # 1,000 waits, and every fault lasts a minute
+make reliability                # this page, from the run before
+```
+
+Linux with Python is enough; as root, PostgreSQL and Redis are installed from Debian's packages if they are missing, and
+otherwise have to be there. Everything listens on loopback and is gone afterwards. If anything is wrong, the command
+fails, says what, and keeps the logs.
+
+## What it does not show
+
+All processes share one machine, so no network between them fails. The times after which Airflow finds a component dead
+are shortened, so that the test is: {shortened}.
+That in which Airflow's API server must answer a worker (`execution_api_timeout`) is 30 s instead of 5 s, as one machine
+does the work of several.
+"""
+SHORTENED = (
+    "`triggerer_health_check_threshold` 15 s",
+    "`task_instance_heartbeat_timeout` 60 s",
+    "`task_queued_timeout` 60 s",
+)
+
+
+def page(result: dict[str, Any]) -> str:
+    """Return the page's text."""
+    kinds, windows, scale = result["results"], result["windows"], result["scale"]
+    return TEXT.format(
+        waits=f"{_sum(kinds, 'waits'):,}",
+        day=result["day"],
+        command="make test-system" + (" SIZE=--full" if scale["waits"] == FULL else ""),
+        versions=", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+        wrong="\n".join(f"| {text} | {_sum(kinds, name)} |" for name, text in WRONG.items()),
+        slots=scale["slots"],
+        kinds="\n".join(_kind(kind, result) for kind in kinds),
+        faults="\n".join(f"{number}. {fault}" for number, fault in enumerate(result["faults"], 1)),
+        seconds=_duration(result["seconds_of_storm"]),
+        restarts=_restarts(result["restarts"]),
+        excused=_sum(kinds, "excused"),
+        others="" if _sum(kinds, "retried") else "All others had one.",
+        windows="\n".join(map(_window, windows)),
+        bound=min(window["bound"] for window in windows),
+        old_bound=max(window["bound"] for window in windows),
+        shortened=", ".join(SHORTENED),
+    )
+
+
+def _kind(kind: dict[str, Any], result: dict[str, Any]) -> str:
+    name = kind["scenario"]
+    interval = result["scale"]["slow_interval" if name == "rescheduled" else "interval"]
+    cells = [KINDS[name], f"{kind['waits']:,}", f"{result['tasks'][name]:,}", f"{interval:.0f} s"]
+    return _row(*cells, *(kind[wrong] for wrong in ("lost", "false_green", "false_red")))
+
+
+def _window(window: dict[str, Any]) -> str:
+    told = ("waits", "requests", "by_triggerer", "second")
+    cells = ("-" if window[name] is None else f"{window[name]:,}" for name in told)
+    return _row(
+        window["name"], f"{window['seconds']:.0f}", *cells, f"{window['most']:.2f} {window['counted']}"
+    )
+
+
+def _row(*cells: Any) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _restarts(names: list[str]) -> str:
+    if not names:
+        return "No component ended by itself."
+    return f"Ended by themselves, as the database was away, and started again: {', '.join(sorted(names))}."
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} s"
+
+
+def _sum(results: list[dict[str, Any]], name: str) -> int:
+    return sum(result[name] for result in results)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))), encoding="utf-8")
