@@ -85,6 +85,14 @@ def tests(session: nox.Session, airflow: str) -> None:
 
 
 @nox.session(python=interpreter(MATRIX[MAIN]))
+def judges(session: nox.Session) -> None:
+    """Let others judge: Schemathesis, Prism, and a gateway of nginx behind tinyproxy."""
+    session.run("python", "tests/judges/programs.py")
+    install(session, "test", "judge")
+    session.run("pytest", "tests/judges", *session.posargs)
+
+
+@nox.session(python=interpreter(MATRIX[MAIN]))
 def build(session: nox.Session) -> None:
     """Build wheel and sdist into ``dist/`` and check them."""
     session.install("-c", pins(MAIN, MATRIX[MAIN]), "build", "check-wheel-contents", "twine")
@@ -100,7 +108,7 @@ def constraints(session: nox.Session) -> None:
     """Write a file of pins for each line: the newest releases that go together, as names and versions only."""
     session.install("uv")
     lines = {(airflow, python): ["test"] for airflow, python in MATRIX.items() if airflow != MAIN}
-    lines |= {(MAIN, python): ["test", "check", "browser", "docs"] for python in PYTHONS_OF_MAIN}
+    lines |= {(MAIN, python): ["test", "check", "audit", "browser", "docs", "judge"] for python in PYTHONS_OF_MAIN}
     Path("constraints").mkdir(exist_ok=True)
     for (airflow, python), groups in lines.items():
         with tempfile.TemporaryDirectory() as folder:
