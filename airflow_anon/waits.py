@@ -68,7 +68,7 @@ class Wait:
 
     def seconds_to_next_look(self) -> float:
         """Return how long the run is to be left alone now."""
-        return self.pause.seconds + random.uniform(0.0, self.pause.spread)  # noqa: S311
+        return self.pause.seconds + random.uniform(0.0, self.pause.spread)  # noqa: S311  spreads load
 
     def resume(self, context: Context, event: Any) -> dict[str, Any]:
         """Judge what the trigger saw."""

@@ -22,7 +22,15 @@ PLACES = [
 ]
 # By program: the package of Debian that has it.
 DEBIAN = {"nginx": "nginx", "tinyproxy": "tinyproxy-bin"}
-NPM = ("npm", "install", "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
+NPM = (
+    "npm",
+    "install",
+    "--no-package-lock",
+    "--ignore-scripts",
+    "--no-audit",
+    "--no-fund",
+    "--loglevel=error",
+)
 APT_INSTALL = ("apt-get", "install", "-y", "-qq", "--no-install-recommends")
 
 
@@ -44,7 +52,9 @@ def main() -> None:
 
 def _get_from_debian(packages: list[str]) -> None:
     if shutil.which("apt-get") is None:
-        sys.exit(f"Install {' and '.join(packages)}, and try again: this is no Debian, where they could be fetched.")
+        sys.exit(
+            f"Install {' and '.join(packages)}, and try again: this is no Debian, where they could be fetched."
+        )
     command = ["apt-get", "download", "-qq", *packages]
     if subprocess.run(command, cwd=FOLDER, check=False).returncode != 0:
         if os.geteuid() != 0:

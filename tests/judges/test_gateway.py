@@ -96,7 +96,9 @@ def gateway(serve, free_port, folder, authority, behind):
     certificates = {
         "good": authority.issue_cert(HERE),
         "wrong name": authority.issue_cert("elsewhere.example"),
-        "expired": authority.issue_cert(HERE, not_before=YESTERDAY - dt.timedelta(days=1), not_after=YESTERDAY),
+        "expired": authority.issue_cert(
+            HERE, not_before=YESTERDAY - dt.timedelta(days=1), not_after=YESTERDAY
+        ),
         "unknown authority": trustme.CA().issue_cert(HERE),
         "mutual": authority.issue_cert(HERE),
     }
@@ -136,7 +138,7 @@ LogLevel Connect
 def proxies(serve, free_port, folder):
     """Two tinyproxies: one lets everybody through, the other demands a login."""
     found = {}
-    for name, more in {"open": "", "guarded": f'BasicAuth me {PROXY_PASSWORD}'}.items():
+    for name, more in {"open": "", "guarded": f"BasicAuth me {PROXY_PASSWORD}"}.items():
         port, settings, log = free_port(), folder / f"{name}.conf", folder / f"{name}.log"
         settings.write_text(TINYPROXY.format(port=port, log=log, more=more))
         serve([find("tinyproxy"), "-d", "-c", str(settings)], port)
@@ -223,7 +225,9 @@ def test_a_run_is_read_over_mutual_tls(look, way, connect, gateway, simulator, f
         ("unknown authority", "unable to get local issuer certificate"),
     ],
 )
-def test_a_certificate_that_does_not_hold_is_told(look, way, connect, gateway, simulator, clock, trouble, said):
+def test_a_certificate_that_does_not_hold_is_told(
+    look, way, connect, gateway, simulator, clock, trouble, said
+):
     connect(f"https://{HERE}:{gateway[trouble]}", **way[0])
 
     error = refused(look, simulator.create_run(), AnonUnavailableError)

@@ -125,7 +125,8 @@ def test_the_sensor_ends_as_each_example_says(prefer, clock, mode, name, state, 
     prefer(f"example={name}")
 
     story = carry_out(
-        lambda: AnonWorkflowRunSensor(task_id="wait", workflow_run_id=RUN_ID, timeout=300, **MODES[mode]), clock
+        lambda: AnonWorkflowRunSensor(task_id="wait", workflow_run_id=RUN_ID, timeout=300, **MODES[mode]),
+        clock,
     )
 
     assert story.state == state
