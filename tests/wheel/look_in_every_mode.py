@@ -34,7 +34,7 @@ def main(dags: Path) -> None:
         with LocalAirflow(home, dags, AIRFLOW_CONN_ANON_DEFAULT=connection) as airflow:
             airflow.wait_for_dag("every_mode")
             runs = {mode: simulator.create_run(SCRIPT) for mode in MODES}
-            body = {"logical_date": None, "conf": runs}
+            body = {"logical_date": None, "conf": {**runs, "fetch": simulator.create_run()}}
             dag_run = airflow.ask("/dags/every_mode/dagRuns", body)
             assert dag_run, "the DAG run was not made"
             path = f"/dags/every_mode/dagRuns/{dag_run['dag_run_id']}"

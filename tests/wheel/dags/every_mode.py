@@ -52,7 +52,7 @@ with DAG("every_mode", schedule=None):
         poke_interval=1,
         timeout=300,
     )
-    fetch = AnonWorkflowRunOperator(task_id="fetch", workflow_run_id="{{ dag_run.conf['poke'] }}")
+    fetch = AnonWorkflowRunOperator(task_id="fetch", workflow_run_id="{{ dag_run.conf['fetch'] }}")
 
     @task
     def hooks(run: dict[str, Any]) -> str:
