@@ -906,6 +906,7 @@ def test_the_end_says_how_long_it_took_and_where_the_time_went():
 
     line = ending(memory, played.result.run)
 
+    assert line.level == "info"
     assert line.text == (
         f"Workflow run {RUN_ID} is COMPLETED, 11 min after its creation. "
         "Waited here for 3 min with 4 looks: PENDING 2 min, IN_PROGRESS 1 min."
@@ -971,6 +972,7 @@ def test_an_outage_is_a_warning_then_reminders_then_good_news():
 
 def test_of_a_run_that_was_never_seen_nothing_is_made_up():
     assert last_seen(Memory()) == "the run has not been seen"
+    assert last_seen(Memory(seen_at=NOW)) == "its last status was not kept"
 
 
 @pytest.mark.parametrize(
@@ -1039,15 +1041,38 @@ def test_a_memory_that_went_through_json_goes_on_where_it_was():
         (401, False, "refuses the credential"),
         (403, False, "refuses the credential"),
         (302, False, "never redirects"),
+        (307, False, f"Workflow run {NIL_ID}: 307 "),
         (400, False, "does not take this request"),
         (429, False, "429 Too Many Requests"),
         (503, False, "503 Service Unavailable"),
         (no_response("host name not found"), False, "host name not found"),
         (response(200, b"{}"), False, "no workflow run"),
-        (response(200, b"<html>", headers={"Content-Type": "text/HTML; charset=utf-8"}), False, "web page"),
-        (response(404, b"<html>", headers={"Content-Type": "text/html"}), False, "web page"),
+        (
+            response(200, b"<html>", headers={"Content-Type": "text/HTML; charset=utf-8"}),
+            False,
+            "200 OK with a web page",
+        ),
+        (
+            response(404, b"<html>", headers={"Content-Type": "text/html"}),
+            False,
+            "404 Not Found with a web page",
+        ),
     ],
-    ids=["404", "run", "401", "403", "302", "400", "429", "503", "no answer", "200", "200 page", "404 page"],
+    ids=[
+        "404",
+        "run",
+        "401",
+        "403",
+        "302",
+        "307",
+        "400",
+        "429",
+        "503",
+        "no answer",
+        "200",
+        "200 page",
+        "404 page",
+    ],
 )
 def test_a_probe_tells_what_the_answer_says_of_the_connection(answer, is_good, words):
     played = play(probe(), answer)
