@@ -58,4 +58,5 @@ def get_provider_info() -> dict[str, Any]:
                 },
             }
         ],
+        "extra-links": ["airflow_anon.links.AnonWorkflowRunLink"],
     }

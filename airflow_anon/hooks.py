@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from airflow.providers.common.compat.connection import get_async_connection
@@ -17,7 +18,7 @@ from airflow_anon.protocol import Plan, ending, fetch_run, probe, wait_for_run
 from airflow_anon.settings import Endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from types import TracebackType
 
     from airflow.providers.common.compat.sdk import Connection
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from airflow_anon.memory import News
     from airflow_anon.protocol import Conversation, Look
     from airflow_anon.runs import WorkflowRun
+    from airflow_anon.sharing import SharedClient
     from airflow_anon.transport import Client
 
 T = TypeVar("T")
@@ -191,12 +193,19 @@ class AnonHook(BaseHook):
         :param tell: takes each line for the log, in place of the hook's own.
         :param patient: whether a connection that cannot be read counts as an API that does not answer.
         """
-        from airflow_anon.sharing import SharedClient
         from airflow_anon.transport import aconverse
+
+        async with self.ajoin() as client:
+            return await aconverse(client, conversation, tell=tell or self.tell, patient=patient)
+
+    @asynccontextmanager
+    async def ajoin(self) -> AsyncIterator[SharedClient]:
+        """Join the client that all conversations of one connection and event loop share."""
+        from airflow_anon.sharing import SharedClient
 
         client = SharedClient.join((type(self), self.anon_conn_id), self.aendpoint)
         try:
-            return await aconverse(client, conversation, tell=tell or self.tell, patient=patient)
+            yield client
         finally:
             await client.leave()
 

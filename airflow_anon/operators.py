@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
+from airflow_anon.links import AnonWorkflowRunLink, keep_link
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -24,7 +26,10 @@ class AnonWorkflowRunOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("workflow_run_id", "anon_conn_id")
+    operator_extra_links = (AnonWorkflowRunLink(),)
     ui_color = "#e6f1f2"
+
+    run_url: str | None = None
 
     def __init__(self, *, workflow_run_id: str, anon_conn_id: str = "anon_default", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -34,8 +39,12 @@ class AnonWorkflowRunOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Fetch the run and return its JSON."""
         from airflow_anon.hooks import AnonHook
+        from airflow_anon.runs import normalise_id
 
+        workflow_run_id = normalise_id(self.workflow_run_id)
         with AnonHook(self.anon_conn_id) as hook:
-            run = hook.get_workflow_run(self.workflow_run_id)
+            keep_link(self, context, hook.get_conn().endpoint, workflow_run_id)
+            run = hook.get_workflow_run(workflow_run_id)
+            keep_link(self, context, hook.get_conn().endpoint, workflow_run_id, run.workflow_id)
         self.log.info("Workflow run %s is %s.", run.id, run.status)
         return run.to_payload()

@@ -340,25 +340,32 @@ def fetch_run(workflow_run_id: str) -> Conversation[WorkflowRun]:
 
 
 def wait_for_run(
-    plan: Plan, memory: Memory, *, delay: float = 0.0, stop_to_ask_user: bool = False
+    plan: Plan,
+    memory: Memory,
+    *,
+    delay: float = 0.0,
+    before: Look | None = None,
+    stop_to_ask_user: bool = False,
 ) -> Conversation[Look]:
     """
     Look until the wait ends and return the last look.
 
     :param delay: seconds before the first look.
+    :param before: a look that has been taken already.
     :param stop_to_ask_user: return also when the run has begun to wait for a person.
     :raises AnonError: the wait cannot go on.
     """
     if delay > 0:
         yield Sleep(delay)
-    known = None
+    look = before or (yield from take_look(plan, memory))
+    before = None  # a wait is mostly asleep: it keeps little meanwhile
     while True:
-        look = yield from take_look(plan, memory, known)
         if look.outcome is not Outcome.WAITING or (stop_to_ask_user and look.asks_user):
             return look
         known, pause = look.known, look.pause
-        del look  # a wait is mostly asleep: it keeps little meanwhile
+        del look
         yield pause
+        look = yield from take_look(plan, memory, known)
 
 
 def take_look(plan: Plan, memory: Memory, known: Known | None = None) -> Conversation[Look]:

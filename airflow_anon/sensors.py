@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseSensorOperator, conf
 
+from airflow_anon.links import AnonWorkflowRunLink
+
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, PokeReturnValue
 
@@ -46,8 +48,10 @@ class AnonWorkflowRunSensor(BaseSensorOperator):
     """
 
     template_fields: Sequence[str] = ("workflow_run_id", "anon_conn_id")
+    operator_extra_links = (AnonWorkflowRunLink(),)
 
     stays_on_worker = False
+    run_url: str | None = None
 
     def __init__(
         self,

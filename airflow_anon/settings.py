@@ -26,6 +26,7 @@ USER_AGENT = f"airflow-provider-anon/{__version__}"
 LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 HOST_NAME = re.compile(rf"(?=.{{1,253}}$){LABEL}(\.{LABEL})*\.?|\[[0-9A-Fa-f:.]+\]")
+URL_TEXT = re.compile(r"[^\s\x00-\x1f\x7f\\<>\"]+")
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding"})
@@ -325,6 +326,13 @@ def _run_url_template(value: object) -> str:
         placeholders = {("unreadable",)}
     if not placeholders <= {("id", "", None), ("workflow_id", "", None), (None, None, None)}:
         raise ValueError("has placeholders other than {id} and {workflow_id}")
-    if not text.startswith(("https://", "http://")):
-        raise ValueError("is no http(s) address")
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in {"http", "https"} and parts.hostname and URL_TEXT.fullmatch(text)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("is no http(s) address such as https://app.example/runs/{id}")
+    if "@" in parts.netloc:
+        raise ValueError("holds a credential, which everyone who sees the link would see")
     return text

@@ -11,7 +11,8 @@ from airflow.triggers.base import BaseTrigger, TaskSkippedEvent, TaskSuccessEven
 from airflow_anon.exceptions import AnonError
 from airflow_anon.handoff import Handoff, Return
 from airflow_anon.hooks import AnonHook, write
-from airflow_anon.protocol import ending, wait_for_run
+from airflow_anon.links import NOT_KEPT, link_xcom, plain_xcom, run_url
+from airflow_anon.protocol import ending, take_look, wait_for_run
 from airflow_anon.shortcuts import why_not_end_here
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from airflow_anon.memory import News
+    from airflow_anon.protocol import Look
+    from airflow_anon.sharing import SharedClient
 
 # Airflow ends a trigger that does not end by itself so many seconds after the wait's deadline.
 TRIGGER_GRACE = 120.0
@@ -106,17 +109,38 @@ class AnonWorkflowRunTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and fire one event: what was seen last, or the error that ended the wait."""
         now = time.time()
-        handoff = Handoff.from_kwargs(now, vars(self) | self._limits())
+        limits = self._limits()
+        handoff = Handoff.from_kwargs(now, vars(self) | limits)
         plan, memory = handoff.plan, handoff.memory
-        conversation = wait_for_run(
-            plan, memory, delay=handoff.next_look_at - now, stop_to_ask_user=handoff.asks_user
-        )
         try:
-            look = await AnonHook(self.anon_conn_id).aconverse(conversation, tell=self.tell, patient=True)
+            look = await self._wait(handoff, handoff.next_look_at - now, keeps_link=bool(limits))
             result = Return(plan, memory, look)
         except AnonError as error:
             result = Return(plan, memory, error=error)
         yield self._end(result) or TriggerEvent(result.to_event())
+
+    async def _wait(self, handoff: Handoff, delay: float, *, keeps_link: bool) -> Look:
+        hook = AnonHook(self.anon_conn_id)
+        async with hook.ajoin() as client:
+            conversation = wait_for_run(
+                handoff.plan,
+                handoff.memory,
+                delay=delay,
+                before=await self._first_look(hook, client, handoff) if keeps_link else None,
+                stop_to_ask_user=handoff.asks_user,
+            )
+            return await hook.aconverse(conversation, tell=self.tell, patient=True)
+
+    async def _first_look(self, hook: AnonHook, client: SharedClient, handoff: Handoff) -> Look:
+        """Look, and keep the link to the run, as a sensor does that starts on a worker."""
+        look = await hook.aconverse(take_look(handoff.plan, handoff.memory), tell=self.tell, patient=True)
+        if client.endpoint is not None and look.run is not None:
+            try:
+                url = run_url(client.endpoint, look.run.id, look.run.workflow_id)
+                await plain_xcom().aset(**link_xcom(self.task_instance, url))
+            except Exception:
+                self.log.warning(NOT_KEPT, exc_info=True)
+        return look
 
     def _limits(self) -> dict[str, float]:
         """Find out when a wait began that was started without a worker: Airflow knows when it is to end."""

@@ -19,6 +19,7 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_anon.exceptions import AnonUnavailableError
 from airflow_anon.handoff import Handoff, Return
+from airflow_anon.links import keep_link
 from airflow_anon.memory import STILL_WAITING_EVERY, Memory, duration
 from airflow_anon.outcomes import conclude, ended_run
 from airflow_anon.protocol import Look, Outcome, Plan, Sleep, ending, last_seen, take_look
@@ -55,7 +56,9 @@ class Wait:
         plan = self.plan or self._begin(context)
         memory = self.memory
         self.pause = Sleep(plan.interval(time.time()))
+        self._keep_link(context, plan)
         look = self.sensor.hook.converse(take_look(plan, memory))
+        self._keep_link(context, plan, look)
         if look.asks_user and look.run is not None:
             self._ask_user(context, look.run)
         if look.outcome is not Outcome.WAITING:
@@ -149,7 +152,7 @@ class Wait:
         plan, memory = self.plan, self.memory = returned.plan, returned.memory
         look = returned.look
         if look is None or look.run is None:
-            look = self._look_once_more(returned)
+            look = self._look_once_more(context, returned)
         if look.asks_user and look.run is not None:
             self._ask_user(context, look.run)
         if look.outcome is Outcome.WAITING:
@@ -158,14 +161,17 @@ class Wait:
             self.sensor.log.info("The task ends on a worker, not in the triggerer: %s.", obstacle)
         return self._conclude(plan, memory, look)
 
-    def _look_once_more(self, returned: Return) -> Look:
+    def _look_once_more(self, context: Context, returned: Return) -> Look:
         """Look from the worker before silence is believed: it may be the triggerer's trouble alone."""
+        if returned.memory.seen_at is None:  # else the link was kept when the run was seen
+            self._keep_link(context, returned.plan)
         if returned.error is not None and not returned.error.retryable:
             raise returned.error
         memory, seen_at = returned.memory, returned.memory.seen_at
         # The patience of a first look has been spent in the triggerer.
         memory.seen_at, memory.missed = time.time(), 0
         look = self.sensor.hook.converse(take_look(returned.plan, memory))
+        self._keep_link(context, returned.plan, look)
         if look.run is None:
             memory.seen_at = seen_at
             if returned.error is not None:
@@ -175,7 +181,9 @@ class Wait:
     def _replace_trigger(self, context: Context, error: str) -> dict[str, Any]:
         plan = self._make_plan(_started_at(context))
         memory = Memory(seen_at=time.time())
+        self._keep_link(context, plan)
         look = self.sensor.hook.converse(take_look(plan, memory))
+        self._keep_link(context, plan, look)
         if look.run is None:
             memory.seen_at = None
         if look.outcome is not Outcome.WAITING:
@@ -248,6 +256,11 @@ class Wait:
             outage_tolerance=self.sensor.outage_tolerance,
             user_input_timeout=self.sensor.user_input_timeout,
         )
+
+    def _keep_link(self, context: Context, plan: Plan, look: Look | None = None) -> None:
+        workflow_id = look.run.workflow_id if look is not None and look.run is not None else None
+        endpoint = self.sensor.hook.get_conn().endpoint
+        keep_link(self.sensor, context, endpoint, plan.workflow_run_id, workflow_id)
 
     def _recall(self, context: Context) -> Memory | None:
         """Return what the last look of this try left in Airflow's task state store (3.3 and later)."""

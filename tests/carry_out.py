@@ -27,6 +27,7 @@ from airflow.providers.common.compat.sdk import (
 )
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, AIRFLOW_V_3_3_PLUS
 
+from airflow_anon.links import plain_xcom
 from airflow_anon.simulator import MovableClock, Simulator
 
 if AIRFLOW_V_3_3_PLUS:
@@ -80,6 +81,15 @@ def moving_time(simulator: Simulator) -> Iterator[MovingTime]:
         yield clock
 
 
+@dataclass(frozen=True)
+class Link:
+    """What a task has kept for Airflow's pages, where, and when."""
+
+    url: str
+    where: str
+    at: float
+
+
 @dataclass
 class Story:
     """What became of a task."""
@@ -90,6 +100,7 @@ class Story:
     starts: int = 0
     triggers: int = 0
     events: list[Any] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
 
 
@@ -155,7 +166,7 @@ def carry_out(
     def resume(task: Any) -> Any:
         return task.execute(context)
 
-    with _log_lines(story):
+    with _log_lines(story), _kept_links(story):
         _run(make_task, clock, story, ti, context, resume)
     return story
 
@@ -201,7 +212,9 @@ def _start_without_worker(
         return None
     args = task.start_trigger_args
     limit = clock.utcnow() + args.timeout
-    next_kwargs = _run_trigger(args.trigger_cls, args.trigger_kwargs, limit, story, timeout_after=limit)
+    next_kwargs = _run_trigger(
+        args.trigger_cls, args.trigger_kwargs, limit, story, timeout_after=limit, _task_instance=context["ti"]
+    )
     return _resumption(args.next_method, next_kwargs, context)
 
 
@@ -228,6 +241,29 @@ def _log_lines(story: Story) -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.removeHandler(handler)
+
+
+@contextmanager
+def _kept_links(story: Story) -> Iterator[None]:
+    """Keep links in the story, in place of Airflow's database."""
+
+    def keep(where: str, xcom: dict[str, Any]) -> None:
+        assert (xcom["dag_id"], xcom["task_id"], xcom["run_id"], xcom["map_index"]) == (
+            "dag",
+            "wait",
+            "manual",
+            -1,
+        )
+        story.links.append(Link(xcom["value"], where, time.time()))
+
+    async def akeep(**xcom: Any) -> None:
+        keep("triggerer", xcom)
+
+    with (
+        mock.patch.object(plain_xcom(), "set", lambda **xcom: keep("worker", xcom)),
+        mock.patch.object(plain_xcom(), "aset", akeep, create=True),
+    ):
+        yield
 
 
 @contextmanager

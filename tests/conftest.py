@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+HERE = Path(__file__).parent
 HOME = Path(tempfile.mkdtemp(prefix="airflow-anon-tests-"))
 
 os.environ["AIRFLOW_HOME"] = str(HOME)
@@ -47,3 +51,16 @@ def _is_loopback(host: str) -> bool:
 @pytest.fixture(autouse=True)
 def _only_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", _connect_to_loopback_only)
+
+
+@pytest.fixture(scope="session")
+def database():
+    """Airflow's own, and the folder with the DAGs."""
+    folder = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
+    folder.mkdir(exist_ok=True)
+    for source in (HERE / "dags", HERE.parent / "example_dags"):
+        for file in source.glob("*.py"):
+            shutil.copy(file, folder)
+    for command in (["db", "migrate"], ["dags", "reserialize"]):
+        subprocess.run([sys.executable, "-m", "airflow", *command], check=True, capture_output=True)
+    return folder

@@ -5,13 +5,9 @@ from __future__ import annotations
 import email
 import email.policy
 import json
-import os
 import re
 import runpy
-import shutil
 import socketserver
-import subprocess
-import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,18 +21,6 @@ from airflow_anon.operators import AnonWorkflowRunOperator
 from airflow_anon.simulator import Simulator
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture(scope="session")
-def database():
-    folder = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
-    folder.mkdir(exist_ok=True)
-    for source in (HERE / "dags", HERE.parent / "example_dags"):
-        for file in source.glob("*.py"):
-            shutil.copy(file, folder)
-    for command in (["db", "migrate"], ["dags", "reserialize"]):
-        subprocess.run([sys.executable, "-m", "airflow", *command], check=True, capture_output=True)
-    return folder
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ import pytest
 import airflow_anon
 from airflow_anon import get_provider_info
 from airflow_anon.hooks import AnonHook
+from airflow_anon.links import AnonWorkflowRunLink
 from airflow_anon.settings import EXTRAS
 
 PACKAGE = Path(airflow_anon.__file__).parent
@@ -73,6 +74,15 @@ def test_airflow_offers_the_connection_type():
         "airflow-provider-anon",
     )
     assert hook.hook_class_name == "airflow_anon.hooks.AnonHook"
+
+
+def test_airflow_is_told_of_the_link():
+    (path,) = get_provider_info()["extra-links"]
+    module, _, name = path.rpartition(".")
+    providers_manager = import_module("airflow.providers_manager").ProvidersManager()
+
+    assert getattr(import_module(module), name) is AnonWorkflowRunLink
+    assert path in providers_manager.extra_links_class_names
 
 
 def test_the_hook_agrees_with_what_the_package_says():

@@ -263,6 +263,7 @@ GOOD = [
         "http://a.example/{workflow_id}/{id}?x={{y}}",
     ),
     ("run_url_template", "https://app.example/", "https://app.example/"),
+    ("run_url_template", " HTTPS://{id}.app.example:8443/#/@me/ ", "HTTPS://{id}.app.example:8443/#/@me/"),
 ]
 
 
@@ -390,6 +391,20 @@ BAD = [
             "https://app.example/{id:>99999999999}",
             "https://app.example/{id:{workflow_id}}",
             "app.example/{id}",
+            "https:///{id}",
+            "https://:8443/{id}",
+            "https://[app/{id}",
+            "https://app.example/a b/{id}",
+            "https://app.example\t/{id}",
+            "https://app.example/\n{id}",
+            "https://app.example\\{id}",
+            'https://app.example/"><script>/{id}',
+            "java\nscript:alert(1)//{id}",
+            "data:text/html,{id}",
+            "//app.example/{id}",
+            "https://jo:word@app.example/{id}",
+            "https://token@app.example/{id}",
+            "https://{id}@app.example/",
             "javascript:alert(1)",
             "ftp://app.example/{id}",
             7,

@@ -405,6 +405,33 @@ def test_a_wait_without_any_worker_leaves_the_same_xcom(api, do_xcom_push):
     assert story.xcom == (simulator.run(run_id) if do_xcom_push else None)
 
 
+@only_new
+def test_a_wait_that_starts_without_a_worker_has_its_link_from_the_triggerer(api):
+    simulator, clock = api
+    run_id = simulator.create_run("PENDING 40s, COMPLETED")
+
+    story = carry_out(lambda: sensor_with(run_id, end_from_trigger=True), clock)
+
+    assert (story.state, story.starts) == ("success", 0)
+    assert [(link.where, link.url) for link in story.links] == [
+        ("triggerer", f"{simulator.url}/api/v2/workflow-runs/{run_id}")
+    ]
+
+
+@only_new
+def test_a_wait_whose_run_is_not_seen_in_the_triggerer_has_its_link_from_a_worker(api):
+    simulator, clock = api
+    run_id = simulator.create_run("PENDING 40s, COMPLETED")
+    simulator.start_outage("503")
+
+    story = carry_out(lambda: sensor_with(run_id, timeout=20), clock)
+
+    assert (story.state, story.starts) == ("failed", 1)
+    assert [(link.where, link.url) for link in story.links] == [
+        ("worker", f"{simulator.url}/api/v2/workflow-runs/{run_id}")
+    ]
+
+
 # Parsing
 
 

@@ -186,6 +186,47 @@ def test_a_timeout_is_skipped_with_soft_fail(wait, simulator):
     assert (story.state, type(story.error)) == ("skipped", AirflowSkipException)
 
 
+def test_the_link_is_kept_while_the_task_waits(wait, mode, simulator, clock, monkeypatch):
+    template = "https://app.example/{workflow_id}/runs/{id}"
+    monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection(run_url_template=template))
+    run_id = simulator.create_run("PENDING 100s, COMPLETED")
+    workflow_id = simulator.run(run_id)["workflowId"]
+    began = clock.time()
+
+    story = wait(run_id)
+
+    assert story.state == "success", story.error
+    assert {link.url for link in story.links} == {f"https://app.example/{workflow_id}/runs/{run_id}"}
+    assert story.links[0].at - began < 1
+    assert len(story.links) == (story.starts if mode == "reschedule" else 1)
+
+
+@pytest.mark.parametrize("fault", ["401", "400", "503"])
+def test_the_link_is_kept_though_the_first_look_sees_no_run(wait, simulator, fault):
+    run_id = simulator.create_run("PENDING")
+    simulator.add_faults(f"{fault} x99", run_id)
+
+    story = wait(run_id)
+
+    assert story.state == "up_for_retry"
+    assert [link.url for link in story.links] == [f"{simulator.url}/api/v2/workflow-runs/{run_id}"]
+
+
+def test_a_link_that_cannot_be_kept_is_told_and_changes_nothing(wait, mode, simulator, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("Airflow's database is away")
+
+    monkeypatch.setattr("carry_out.Link", refuse)
+    run_id = simulator.create_run("PENDING 100s, COMPLETED")
+
+    story = wait(run_id)
+
+    assert story.state == "success", story.error
+    assert story.xcom == simulator.run(run_id)
+    told = [line for line in story.log if "The link to the run could not be kept" in line]
+    assert len(told) == (story.starts if mode == "reschedule" else 1)
+
+
 @pytest.mark.parametrize(
     "faults",
     [
