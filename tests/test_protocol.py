@@ -169,6 +169,7 @@ def test_a_rejection_ends_the_wait_at_once_and_names_status_and_target(status, m
     assert TARGET in str(played.error)
     assert "anon_test" in str(played.error)
     assert (played.error.status_code, played.error.retryable) == (status, False)
+    assert played.error.workflow_run_id == RUN_ID
     assert played.count(Request) == 1
 
 
@@ -632,6 +633,25 @@ def test_each_good_look_begins_the_tolerance_anew():
     assert played.now > NOW + 3600
 
 
+@pytest.mark.parametrize(
+    ("options", "outcome"), [({}, Outcome.WAITING), ({"deadline": NOW}, Outcome.TIMEOUT)]
+)
+def test_a_look_without_an_answer_has_its_time_too(options, outcome):
+    look = play(take_look(plan(**options), seen(at=NOW - 60)), 503).result
+
+    assert (look.outcome, look.at) == (outcome, NOW)
+
+
+def test_after_a_missed_look_the_pause_grows_as_after_any_other():
+    growing = plan(exponential_backoff=True, outage_tolerance=float("inf"))
+    later = NOW + 500
+
+    missed = play(take_look(growing, seen(at=later - 60)), 503, at=later).result
+    good = play(take_look(growing, seen(at=later - 60)), payload(), at=later).result
+
+    assert missed.pause.seconds == good.pause.seconds > growing.poke_interval
+
+
 @pytest.mark.parametrize("outage_tolerance", [90, 600])
 def test_a_look_is_never_planned_beyond_the_end_of_an_outage(outage_tolerance):
     waiting = plan(outage_tolerance=outage_tolerance)
@@ -878,7 +898,7 @@ def test_a_wait_is_told_once_at_its_beginning():
         f"Waiting for workflow run {RUN_ID} of workflow {WORKFLOW_ID}, for at most 3 min 20 s, "
         "with a look every 1 min. It is PENDING."
     )
-    assert texts(played) == [line]
+    assert [(news.level, news.text) for news in played.told] == [("info", line)]
 
 
 def test_a_wait_without_a_deadline_names_none():
