@@ -28,6 +28,7 @@ from airflow_anon.exceptions import (
     AnonError,
     AnonInvalidIdError,
     AnonNotFoundError,
+    AnonProtocolError,
     AnonRejectedError,
     AnonUnavailableError,
 )
@@ -49,6 +50,7 @@ from airflow_anon.protocol import (
     path_of,
     phrase,
     probe,
+    read_run,
     retry_after,
     take_look,
     wait_for_run,
@@ -295,6 +297,20 @@ def test_an_id_that_is_none_is_refused_before_any_request(conversation):
     assert type(played.error) is AnonInvalidIdError
     assert "'no id'" in str(played.error)
     assert played.steps == []
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_a_number_that_json_does_not_have_makes_it_no_run(number):
+    body = json.dumps(payload("COMPLETED", addedLater=0)).replace(
+        '"addedLater": 0', f'"addedLater": {number}'
+    )
+
+    with pytest.raises(AnonProtocolError, match=r"^it is not JSON$"):
+        read_run(body.encode(), RUN_ID)
+
+
+def test_a_good_look_has_its_time():
+    assert play(take_look(plan(), Memory()), payload("PENDING")).result.at == NOW
 
 
 def test_the_path_of_no_id_is_refused():
