@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .PHONY: demo ui test lint types layers docs matrix system test-system reliability browser screenshots chromium \
-  bench build constraints clean
+  bench judges wheel audit build constraints clean
 
 AIRFLOW := 3.3.2
 PYTHONS := python3 python3.11 python3.12 python3.13 python3.10
@@ -58,6 +58,15 @@ screenshots: .venv/browser chromium  ## take the pictures in docs/images anew
 bench: .venv/ready  ## ours beside other providers; writes benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/run.py
 
+judges: .venv/ready  ## Schemathesis, Prism, nginx and tinyproxy try the simulator and the package
+	$(BIN)/nox -s judges
+
+wheel: .venv/ready  ## what is built works where only Airflow is, and keeps its types
+	$(BIN)/nox -s wheel
+
+audit: .venv/ready  ## known vulnerabilities of the pinned packages, where there is somebody to ask
+	$(BIN)/nox -s audit
+
 build: .venv/ready  ## wheel and sdist, checked, in dist/
 	$(BIN)/nox -s build
 
@@ -65,7 +74,7 @@ constraints: .venv/ready  ## write constraints/ anew from what the package index
 	$(BIN)/nox -s constraints
 
 clean:
-	rm -rf .venv .nox .demo .ui dist docs/_build .coverage* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .nox .demo .judges .ui dist docs/_build .coverage* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 .venv/ready: pyproject.toml $(wildcard constraints/airflow-$(AIRFLOW)-*.txt)
 	@fits() { "$$1" -c 'import ensurepip, sqlite3, ssl, sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 14))'; }

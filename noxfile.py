@@ -14,6 +14,12 @@ MATRIX = {"2.11.2": "3.10", "3.0.6": "3.12", "3.1.8": "3.13", "3.2.2": "3.12", "
 OLDEST, MAIN = "2.11.2", "3.3.2"
 # What an old Airflow must be kept from: from 0.132 on, FastAPI refuses what 3.0 sends to itself.
 LIMITS = {"3.0.6": ["fastapi<0.132"]}
+# What of an installed package came out of the archive: the names of the files and what is in them.
+FILES = """
+from importlib.metadata import files
+ours = [path for path in files("airflow-provider-anon") if path.parts[0] == "airflow_anon" and path.hash]
+print(sorted((str(path), path.hash.value) for path in ours))
+"""
 PYTHONS_OF_MAIN = ("3.10", "3.11", "3.12", "3.13")
 
 os.environ.setdefault("UV_SYSTEM_CERTS", "1")
@@ -100,6 +106,14 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session(python=interpreter(MATRIX[MAIN]))
+def judges(session: nox.Session) -> None:
+    """Let others judge: Schemathesis, Prism, and a gateway of nginx behind tinyproxy."""
+    session.run("python", "tests/judges/programs.py")
+    install(session, "test", "judge")
+    session.run("pytest", "tests/judges", *session.posargs)
+
+
+@nox.session(python=interpreter(MATRIX[MAIN]))
 def build(session: nox.Session) -> None:
     """Build wheel and sdist into ``dist/`` and check them."""
     session.install("-c", pins(MAIN, MATRIX[MAIN]), "build", "check-wheel-contents", "twine")
@@ -110,13 +124,46 @@ def build(session: nox.Session) -> None:
     session.run("check-wheel-contents", *(path for path in files if path.endswith(".whl")))
 
 
+@nox.session(python=interpreter(MATRIX[MAIN]), requires=["build"])
+def wheel(session: nox.Session) -> None:
+    """Install what was built beside Airflow alone; from there look in every mode, check types, make an SBOM."""
+    pinned = str(Path(pins(MAIN, MATRIX[MAIN])).resolve())
+    session.install("-c", pinned, "cyclonedx-bom", "mypy", "uv")
+    (built,), (source,) = (list(Path("dist").resolve().glob(kind)) for kind in ("*.whl", "*.tar.gz"))
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree("tests/wheel", folder, dirs_exist_ok=True)
+        shutil.copy("demo/local_airflow.py", folder)
+        session.chdir(folder)
+        session.run("python", "-m", "venv", "--without-pip", "bare")
+        python = str(Path(folder, "bare", "bin", "python"))
+        put = ("uv", "pip", "install", "-q", "--python", python)
+        session.run(*put, "-c", pinned, f"apache-airflow=={MAIN}", str(source))
+        from_source = session.run(python, "-c", FILES, external=True, silent=True)
+        session.run(*put, "--no-deps", "--reinstall", str(built))
+        if session.run(python, "-c", FILES, external=True, silent=True) != from_source:
+            session.error("The wheel and the sdist do not install the same files.")
+        session.run("cyclonedx-py", "environment", python, "-o", "sbom.json")
+        session.run(python, "bill_of_materials.py", "sbom.json", external=True)
+        session.run("mypy", "--strict", "--config-file=", "--python-executable", python, "dags/every_mode.py")
+        session.run(python, "look_in_every_mode.py", "dags", external=True)
+
+
+@nox.session(python=interpreter(MATRIX[MAIN]))
+def audit(session: nox.Session) -> None:
+    """Ask for known vulnerabilities of what the package is tested with, where there is somebody to ask."""
+    session.install("-c", pins(MAIN, MATRIX[MAIN]), "pip-audit")
+    session.run("python", "tests/wheel/vulnerabilities.py", pins(MAIN, MATRIX[MAIN]))
+
+
 @nox.session(python=interpreter(MATRIX[MAIN]))
 def constraints(session: nox.Session) -> None:
     """Write a file of pins for each line: the newest releases that go together, as names and versions only."""
     session.install("uv")
     lines = {(airflow, python): ["test"] for airflow, python in MATRIX.items() if airflow != MAIN}
     lines[OLDEST, MATRIX[OLDEST]] += ["browser"]
-    lines |= {(MAIN, python): ["test", "check", "browser", "docs"] for python in PYTHONS_OF_MAIN}
+    lines |= {
+        (MAIN, python): ["test", "check", "audit", "browser", "docs", "judge"] for python in PYTHONS_OF_MAIN
+    }
     Path("constraints").mkdir(exist_ok=True)
     for (airflow, python), groups in lines.items():
         with tempfile.TemporaryDirectory() as folder:

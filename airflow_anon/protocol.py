@@ -522,9 +522,10 @@ def _reminder(plan: Plan, memory: Memory, at: float) -> list[News]:
 
 def ending(memory: Memory, run: WorkflowRun) -> News:
     """Tell how a run ended, how long that took, and where the time went."""
-    looks = f"{memory.looks} look{'s' if memory.looks > 1 else ''}"
     spent = memory.where_the_time_went()
-    waited = f" Waited here for {duration(memory.waited())} with {looks}: {spent}." if spent else ""
+    waited = (
+        f" Waited here for {duration(memory.waited())} with {memory.looks} looks: {spent}." if spent else ""
+    )
     return News(
         "info",
         f"Workflow run {run.id} is {memory.described()}, {duration(run.seconds_run)} after its creation.{waited}",

@@ -467,7 +467,7 @@ def _carry_out(
     if isinstance(step, Renew):
         return renew()
     if isinstance(step, Sleep):
-        time.sleep(step.seconds + random.uniform(0.0, step.spread))  # noqa: S311  spreads load, hides nothing
+        time.sleep(step.seconds + random.uniform(0.0, step.spread))  # noqa: S311  spreads load
     else:
         for news in step.news:
             tell(news)
@@ -603,7 +603,7 @@ async def aconverse(
             reply = await _asend(client, step, patient=patient)
             used = used or client.endpoint
         elif isinstance(step, Sleep):
-            seconds = step.seconds + random.uniform(0.0, step.spread)  # noqa: S311
+            seconds = step.seconds + random.uniform(0.0, step.spread)  # noqa: S311  spreads load
             del step  # what is over is not kept through a sleep
             await asleep(seconds)
         elif isinstance(step, Renew):

@@ -136,7 +136,7 @@ class BaseWait(ABC, Generic[M]):
 
     def seconds_to_next_look(self) -> float:
         """Return how long to leave the API alone now."""
-        return self.pause.seconds + random.uniform(0.0, self.pause.spread)  # noqa: S311
+        return self.pause.seconds + random.uniform(0.0, self.pause.spread)  # noqa: S311  spreads load
 
     def resume(self, context: Context, event: Any, kept: Any = None) -> Any:
         """Judge what the trigger saw."""

@@ -28,6 +28,7 @@ from airflow_anon.exceptions import (
     AnonError,
     AnonInvalidIdError,
     AnonNotFoundError,
+    AnonProtocolError,
     AnonRejectedError,
     AnonUnavailableError,
 )
@@ -49,6 +50,7 @@ from airflow_anon.protocol import (
     path_of,
     phrase,
     probe,
+    read_run,
     retry_after,
     take_look,
     wait_for_run,
@@ -169,6 +171,7 @@ def test_a_rejection_ends_the_wait_at_once_and_names_status_and_target(status, m
     assert TARGET in str(played.error)
     assert "anon_test" in str(played.error)
     assert (played.error.status_code, played.error.retryable) == (status, False)
+    assert played.error.workflow_run_id == RUN_ID
     assert played.count(Request) == 1
 
 
@@ -294,6 +297,20 @@ def test_an_id_that_is_none_is_refused_before_any_request(conversation):
     assert type(played.error) is AnonInvalidIdError
     assert "'no id'" in str(played.error)
     assert played.steps == []
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_a_number_that_json_does_not_have_makes_it_no_run(number):
+    body = json.dumps(payload("COMPLETED", addedLater=0)).replace(
+        '"addedLater": 0', f'"addedLater": {number}'
+    )
+
+    with pytest.raises(AnonProtocolError, match=r"^it is not JSON$"):
+        read_run(body.encode(), RUN_ID)
+
+
+def test_a_good_look_has_its_time():
+    assert play(take_look(plan(), Memory()), payload("PENDING")).result.at == NOW
 
 
 def test_the_path_of_no_id_is_refused():
@@ -632,6 +649,25 @@ def test_each_good_look_begins_the_tolerance_anew():
     assert played.now > NOW + 3600
 
 
+@pytest.mark.parametrize(
+    ("options", "outcome"), [({}, Outcome.WAITING), ({"deadline": NOW}, Outcome.TIMEOUT)]
+)
+def test_a_look_without_an_answer_has_its_time_too(options, outcome):
+    look = play(take_look(plan(**options), seen(at=NOW - 60)), 503).result
+
+    assert (look.outcome, look.at) == (outcome, NOW)
+
+
+def test_after_a_missed_look_the_pause_grows_as_after_any_other():
+    growing = plan(exponential_backoff=True, outage_tolerance=float("inf"))
+    later = NOW + 500
+
+    missed = play(take_look(growing, seen(at=later - 60)), 503, at=later).result
+    good = play(take_look(growing, seen(at=later - 60)), payload(), at=later).result
+
+    assert missed.pause.seconds == good.pause.seconds > growing.poke_interval
+
+
 @pytest.mark.parametrize("outage_tolerance", [90, 600])
 def test_a_look_is_never_planned_beyond_the_end_of_an_outage(outage_tolerance):
     waiting = plan(outage_tolerance=outage_tolerance)
@@ -878,7 +914,7 @@ def test_a_wait_is_told_once_at_its_beginning():
         f"Waiting for workflow run {RUN_ID} of workflow {WORKFLOW_ID}, for at most 3 min 20 s, "
         "with a look every 1 min. It is PENDING."
     )
-    assert texts(played) == [line]
+    assert [(news.level, news.text) for news in played.told] == [("info", line)]
 
 
 def test_a_wait_without_a_deadline_names_none():
@@ -906,6 +942,7 @@ def test_the_end_says_how_long_it_took_and_where_the_time_went():
 
     line = ending(memory, played.result.run)
 
+    assert line.level == "info"
     assert line.text == (
         f"Workflow run {RUN_ID} is COMPLETED, 11 min after its creation. "
         "Waited here for 3 min with 4 looks: PENDING 2 min, IN_PROGRESS 1 min."
@@ -971,6 +1008,7 @@ def test_an_outage_is_a_warning_then_reminders_then_good_news():
 
 def test_of_a_run_that_was_never_seen_nothing_is_made_up():
     assert last_seen(Memory()) == "the run has not been seen"
+    assert last_seen(Memory(seen_at=NOW)) == "its last status was not kept"
 
 
 @pytest.mark.parametrize(

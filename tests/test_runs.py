@@ -38,6 +38,8 @@ def run(status: str = "IN_PROGRESS", **fields):
         ("CANCELLED", COMPLETED_AT, {"is_over"}),
         ("completed", COMPLETED_AT, {"is_over"}),
         ("SUCCESS", COMPLETED_AT, {"is_over"}),
+        ("A", None, set()),  # before every known status by the alphabet, and after
+        ("Z", None, set()),
     ],
 )
 def test_a_status_means_what_the_table_says(status, completed_at, yes):
@@ -207,12 +209,22 @@ def test_an_id_that_the_api_would_not_take_is_refused_and_shown(value):
     with pytest.raises(AnonInvalidIdError) as refused:
         normalise_id(value)
 
-    assert repr(value) in str(refused.value)
+    assert f"workflow_run_id {value!r} is no id" in str(refused.value)
     assert RUN_ID in str(refused.value)
 
 
-def test_a_very_long_value_is_not_shown_whole():
+@pytest.mark.parametrize(("length", "whole"), [(198, True), (199, False), (10_000, False)])
+def test_a_very_long_value_is_not_shown_whole(length, whole):
     with pytest.raises(AnonInvalidIdError) as refused:
-        normalise_id("x" * 10_000)
+        normalise_id("x" * length)
 
+    assert (repr("x" * length) in str(refused.value)) == whole
+    assert (f" {repr('x' * length)[:200]}... is no id" in str(refused.value)) != whole
     assert len(str(refused.value)) < 400
+
+
+def test_a_run_shows_its_fields_once():
+    shown = repr(run("PENDING"))
+
+    assert shown.count(RUN_ID) == 1
+    assert "workflowId" not in shown
