@@ -158,6 +158,15 @@ def test_the_example_maps_over_runs(database, api):
 
 
 @pytest.mark.parametrize(("end", "ends"), [("COMPLETED", SUCCESS), ("FAILED", FAILED)])
+def test_the_example_waits_for_many_runs_in_one_task(database, api, end, ends):
+    ids = [api.create_run("PENDING 1 looks, COMPLETED"), api.create_run(f"IN_PROGRESS 2 looks, {end}")]
+
+    state, states, _ = run_example(database, "anon_many_runs", {"workflow_run_ids": ids})
+
+    assert state == states["wait", -1] == ends
+
+
+@pytest.mark.parametrize(("end", "ends"), [("COMPLETED", SUCCESS), ("FAILED", FAILED)])
 def test_the_example_waits_in_a_task_of_its_own(database, api, end, ends):
     conf = {"workflow_run_id": api.create_run(f"PENDING 2 looks, {end}")}
 
