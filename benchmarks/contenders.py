@@ -20,6 +20,7 @@ CONN_ID = "bench"
 TOKEN = "a-token-of-a-usual-length-0123456789"
 HOST = "127.0.0.1"
 MOST_CONNECTIONS = 100
+TOGETHER = 2000
 HEADERS = {"User-Agent": "floor/1.0", "Accept": "application/json", "Authorization": f"Bearer {TOKEN}"}
 A_WEEK = 7 * 24 * 3600
 
@@ -77,6 +78,24 @@ def _anon(target: Target, interval: float) -> Callable[[int], Any]:
     return lambda i: AnonWorkflowRunTrigger(
         workflow_run_id=run_id(i), anon_conn_id=CONN_ID, poke_interval=interval
     )
+
+
+def _anon_together(target: Target, interval: float) -> Callable[[int], Any]:
+    """Make one trigger for all runs but the first, which warms up, in the place of one for each."""
+    from airflow_anon.triggers import AnonWorkflowRunsTrigger
+
+    class Nothing:
+        async def run(self) -> AsyncIterator[Any]:
+            return
+            yield
+
+    def make(i: int) -> Any:
+        if i > 1:
+            return Nothing()
+        ids = [run_id(0)] if i == 0 else [run_id(number) for number in range(1, TOGETHER)]
+        return AnonWorkflowRunsTrigger(workflow_run_ids=ids, anon_conn_id=CONN_ID, poke_interval=interval)
+
+    return make
 
 
 # Peers
@@ -253,6 +272,13 @@ CONTENDERS = {
     contender.name: contender
     for contender in (
         Contender("anon", "airflow-provider-anon", _connect_anon, _anon),
+        Contender(
+            "anon, one task",
+            "airflow-provider-anon",
+            _connect_anon,
+            _anon_together,
+            "One `AnonWorkflowRunsTrigger` for all runs.",
+        ),
         Contender("floor: aiohttp", "aiohttp", _connect_anon, _floor(SharedSession)),
         Contender("floor: streams", "", _connect_anon, _floor(Streams)),
         Contender(
@@ -300,7 +326,7 @@ CONTENDERS = {
         ),
     )
 }
-OURS, FLOOR = "anon", "floor: aiohttp"
+OURS, OURS_TOGETHER, FLOOR = "anon", "anon, one task", "floor: aiohttp"
 FLOORS = ("floor: aiohttp", "floor: streams")
 PEERS = ("databricks", "dbt", "http", "fivetran", "airbyte")
 WAITERS = (OURS, *FLOORS, *PEERS)

@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from contenders import CONTENDERS, FLOOR, FLOORS, OURS, PEERS, WAITERS
+from contenders import CONTENDERS, FLOOR, FLOORS, OURS, OURS_TOGETHER, PEERS, TOGETHER, WAITERS
 
 HERE = Path(__file__).resolve().parent
 NOISE = "floor: nothing"
@@ -191,6 +191,12 @@ MEASURES: dict[str, Measure] = {
         {"measure": "many", "scheme": "http", "number": 10_000, "interval": 60.0, "rounds": 1},
         (OURS, FLOOR),
         runs=1,
+    ),
+    "together": Measure(
+        f"{TOGETHER:,} runs every 10 s: a trigger for each, as of mapped tasks, or one task for all",
+        {"measure": "many", "scheme": "http", "number": TOGETHER, "interval": 10.0, "rounds": 1},
+        (OURS, OURS_TOGETHER),
+        runs=5,
     ),
     **{
         f"cost-{number}": Measure(
