@@ -181,6 +181,11 @@ class Group:
         seen = [member.memory.seen_at for member in self.unfinished]
         return None if None in seen else min(seen, default=None)  # type: ignore[type-var]
 
+    @property
+    def was_seen(self) -> bool:
+        """Whether any of the runs has been seen."""
+        return any(member.is_over or member.memory.seen_at is not None for member in self.members.values())
+
     def payloads(self) -> list[dict[str, Any]]:
         """Return the runs' JSON in the order of the ids."""
         runs = (self.members[workflow_run_id.lower()].run for workflow_run_id in self.ids)

@@ -47,18 +47,21 @@ class ManyWait(BaseWait[Group]):
         return to_json(memory)
 
     def _look(self, context: Context, plan: Plan, memory: Group) -> Look:
+        return self._look_round(memory, was_seen=memory.was_seen)
+
+    def _look_round(self, memory: Group, *, was_seen: bool) -> Look:
         for due in (memory.due, memory.unread):
             if members := due(time.time()):
-                asyncio.run(self._look_at(members, memory))
+                asyncio.run(self._look_at(members, memory, was_seen=was_seen))
         look = memory.look()
         if look.outcome is Outcome.WAITING:
             self._tell(memory.sum_up(look.at))
         return look
 
-    async def _look_at(self, members: dict[str, Member], group: Group) -> None:
+    async def _look_at(self, members: dict[str, Member], group: Group, *, was_seen: bool) -> None:
         looks = {key: take_look(member.plan, member.memory) for key, member in members.items()}
         await self.sensor.hook.aconverse_each(
-            looks, group.take, tell=lambda news: self._tell(group.hear(news)), patient=not group.is_new
+            looks, group.take, tell=lambda news: self._tell(group.hear(news)), patient=was_seen
         )
 
     def _tell(self, lines: list[News]) -> None:
@@ -66,12 +69,12 @@ class ManyWait(BaseWait[Group]):
             self.sensor.hook.tell(news)
 
     def _look_again(self, context: Context, plan: Plan, memory: Group) -> Look:
-        memory.is_new = False
+        was_seen, memory.is_new = memory.was_seen, False
         members = memory.unfinished
         seen_at = [member.memory.seen_at for member in members]
         for member in members:
             member.memory.seen_at, member.memory.missed, member.due_at = time.time(), 0, 0.0
-        look = self._look(context, plan, memory)
+        look = self._look_round(memory, was_seen=was_seen)
         for member, before in zip(members, seen_at, strict=True):
             if member.memory.missed:
                 member.memory.seen_at = before

@@ -360,10 +360,12 @@ class Wait(BaseWait[Memory]):
         return memory.to_json()
 
     def _look(self, context: Context, plan: Plan, memory: Memory) -> Look:
-        # Airflow says that there is no such connection also when its own database is away for a moment.
-        patient = memory.seen_at is not None
+        return self._look_once(context, plan, memory, was_seen=memory.seen_at is not None)
+
+    def _look_once(self, context: Context, plan: Plan, memory: Memory, *, was_seen: bool) -> Look:
         self._keep_link(context, plan)
-        look: Look = self.sensor.hook.converse(take_look(plan, memory), patient=patient)
+        # Airflow says that there is no such connection also when its own database is away for a moment.
+        look: Look = self.sensor.hook.converse(take_look(plan, memory), patient=was_seen)
         self._keep_link(context, plan, look)
         return look
 
@@ -378,7 +380,7 @@ class Wait(BaseWait[Memory]):
     def _look_again(self, context: Context, plan: Plan, memory: Memory) -> Look:
         seen_at = memory.seen_at
         memory.seen_at, memory.missed = time.time(), 0
-        look = self._look(context, plan, memory)
+        look = self._look_once(context, plan, memory, was_seen=seen_at is not None)
         if look.run is None:
             memory.seen_at = seen_at
         return look

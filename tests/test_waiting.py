@@ -209,6 +209,7 @@ def test_a_timeout_is_skipped_with_soft_fail(wait, simulator):
     assert (story.state, type(story.error)) == ("skipped", AirflowSkipException)
 
 
+@pytest.mark.parametrize("sensor", ["one"], indirect=True)
 def test_the_link_is_kept_while_the_task_waits(wait, mode, simulator, clock, monkeypatch):
     template = "https://app.example/{workflow_id}/runs/{id}"
     monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection(run_url_template=template))
@@ -225,6 +226,7 @@ def test_the_link_is_kept_while_the_task_waits(wait, mode, simulator, clock, mon
 
 
 @pytest.mark.parametrize("fault", ["401", "400", "503"])
+@pytest.mark.parametrize("sensor", ["one"], indirect=True)
 def test_the_link_is_kept_though_the_first_look_sees_no_run(wait, simulator, fault):
     run_id = simulator.create_run("PENDING")
     simulator.add_faults(f"{fault} x99", run_id)
@@ -235,6 +237,7 @@ def test_the_link_is_kept_though_the_first_look_sees_no_run(wait, simulator, fau
     assert [link.url for link in story.links] == [f"{simulator.url}/api/v2/workflow-runs/{run_id}"]
 
 
+@pytest.mark.parametrize("sensor", ["one"], indirect=True)
 def test_a_link_that_cannot_be_kept_is_told_and_changes_nothing(wait, mode, simulator, monkeypatch):
     def refuse(*_):
         raise RuntimeError("Airflow's database is away")
