@@ -172,7 +172,8 @@ def storm(system: System) -> None:
     system.wait_for_end(groups)
 
     for group in groups:
-        tally = judge(group, system.database.rows(group), system.runs, weather.excused)
+        excused = weather.excused | system.airflow.mixed_up(group.dag_id)
+        tally = judge(group, system.database.rows(group), system.runs, excused)
         system.keep(group.dag_id, tally)
     system.facts |= {
         "day": datetime.now(timezone.utc).date(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import secrets
 import sys
 import time
@@ -30,6 +31,10 @@ LOCAL = {
 TRIGGERERS = ("triggerer-1", "triggerer-2")
 WORKERS = ("worker-1", "worker-2")
 PATIENCE = 300.0
+MIXED_UP = re.compile(
+    r"reported that the task instance <TaskInstance: (?P<dag>[^ .]+)\.(?P<task>\S+) (?P<run>\S+) "
+    r"(?:map_index=(?P<index>\d+) )?\[queued\][^>]*> finished with state success"
+)
 RESTARTS_AT_MOST = 5
 
 
@@ -173,6 +178,20 @@ class Airflow:
         """Return how many waits of a DAG the executor has carried out, by the scheduler's log."""
         event = f"Received executor event with state success for task instance TaskInstanceKey(dag_id='{dag_id}', "
         return (self.home / "scheduler.log").read_text(errors="replace").count(f"{event}task_id='wait")
+
+    def mixed_up(self, dag_id: str) -> set[tuple[str, str, int]]:
+        """
+        Return the tasks of a DAG that Airflow itself has sent into another try.
+
+        When a machine is busy, the scheduler may hear of a start's end only after the next start is
+        queued, takes it for the end of that one, and fails the try; it says so in its log.
+        """
+        told = (self.home / "scheduler.log").read_text(errors="replace")
+        return {
+            (found["run"], found["task"], int(found["index"] or -1))
+            for found in MIXED_UP.finditer(told)
+            if found["dag"] == dag_id
+        }
 
     def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
         """Start a run of a DAG that Airflow knows, and return the run's id."""

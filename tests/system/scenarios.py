@@ -153,7 +153,8 @@ class System:
 
     def conclude(self, scenario: str, group: Group, **figures: Any) -> None:
         """Judge a group, tell and keep the result."""
-        tally = judge(group, self.database.rows(group), self.runs)
+        excused = self.airflow.mixed_up(group.dag_id)
+        tally = judge(group, self.database.rows(group), self.runs, excused)
         # The executor tells of an end a moment after the task has told of it.
         if not self.wait_until("the executor tells of all starts", lambda: self._executed(group, tally), 10):
             executed = self.airflow.executor_starts(group.dag_id)

@@ -12,6 +12,7 @@ from airflow_anon.simulator import Simulator
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from real_airflow import MIXED_UP
 from waits import WRONGS, End, Row, Runs, Wait, judge, many_together, one_by_one
 from windows import Meter, densest
 
@@ -125,3 +126,19 @@ def test_a_wait_that_asks_twice_in_an_interval_makes_a_storm(runs, requests, goo
     meter.end("now")
 
     assert [window.good for window in meter.windows] == [good]
+
+
+def test_a_try_that_airflow_has_mixed_up_is_told_by_its_scheduler():
+    told = (
+        "Executor LocalExecutor(parallelism=8) reported that the task instance <TaskInstance: dag.wait_6 "
+        "manual__2026-11-25T09:55:25.264638+00:00 map_index=0 [queued] ti_id=01a2> finished with state success, but "
+        "the task instance's state attribute is queued."
+    )
+
+    assert MIXED_UP.search(told).groupdict() == {
+        "dag": "dag",
+        "task": "wait_6",
+        "run": "manual__2026-11-25T09:55:25.264638+00:00",
+        "index": "0",
+    }
+    assert MIXED_UP.search(told.replace("queued", "running")) is None
