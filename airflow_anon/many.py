@@ -125,10 +125,10 @@ class ManyWait(BaseWait[Group]):
         return {"kept": to_json(memory)}
 
     def _described(self, plan: Plan, memory: Group) -> tuple[str, str, dict[str, Any]]:
-        first = memory.unfinished[0]
+        first = next(iter(memory.unfinished or memory.members.values()))
         facts = {
             "workflow_run_id": first.plan.workflow_run_id,
             "last_status": first.memory.status,
             "last_seen_at": first.memory.seen_at,
         }
-        return counted(memory.size), memory.last_seen().rstrip("."), facts
+        return counted(memory.size), memory.last_seen().rstrip(".") or "all are over", facts
