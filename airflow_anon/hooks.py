@@ -195,7 +195,7 @@ class AnonHook(BaseHook):
             except AnonConfigurationError as error:
                 if not patient:
                     raise
-                return unread(error, "the worker")
+                return unread(error)
             return client.send(request)
 
         return converse(send, conversation, tell=self.tell, renew=self._renew)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
 
-from airflow_anon.alarm import asleep
 from airflow_anon.exceptions import AnonError
 from airflow_anon.group import Group
 from airflow_anon.handoff import Handoff, Return, plan_from_kwargs
@@ -297,8 +296,6 @@ class AnonWorkflowRunsTrigger(WaitingTrigger):
             key: wait_for_run(member.plan, member.memory, delay=delay, stop_to_ask_user=self.asks_user)
             for key, member in group.members.items()
         }
-        if delay > 0 and not waits:
-            await asleep(delay)
         await AnonHook(self.anon_conn_id).aconverse_each(waits, enough, tell=tell, patient=True)
 
     def _good_end(self, group: Group) -> TriggerEvent | None:

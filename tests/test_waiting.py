@@ -582,6 +582,12 @@ def test_silent_fail_goes_on_after_an_error(mode, wait, simulator):
     assert story.state == "success", story.error
 
 
+def test_silent_fail_passes_over_no_failed_run(wait, simulator):
+    story = wait(simulator.create_run("PENDING 40s, FAILED"), silent_fail=True)
+
+    assert (story.state, type(story.error)) == ("failed", AnonWorkflowRunFailedError)
+
+
 def test_never_fail_skips(mode, wait, simulator):
     story = wait(simulator.create_run("PENDING 40s, FAILED"), never_fail=True)
 
