@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow_anon.exceptions import AnonError, AnonProtocolError, error_from_payload
 from airflow_anon.memory import Memory
-from airflow_anon.protocol import NEVER, Look, Outcome, Plan
+from airflow_anon.protocol import NEVER, Look, Outcome, Plan, pause_after
 from airflow_anon.runs import WorkflowRun, is_queued
 
 
@@ -104,7 +104,7 @@ class Return:
     """
     A wait on its way back: what the trigger saw last, or the error that ended its wait.
 
-    :param look: without its pause and its news, which stay behind.
+    :param look: without its news, which stay behind.
     """
 
     plan: Plan
@@ -163,9 +163,9 @@ class Return:
             raise AnonProtocolError(
                 f"The trigger's event says that {plan.workflow_run_id} is over, but it is not."
             )
-        return cls(
-            plan, memory, Look(outcome, _number(event["at"]), run=run, asks_user=event["asks_user"] is True)
-        )
+        at = _number(event["at"])
+        pause = pause_after(plan, memory.awaiting_since, at)
+        return cls(plan, memory, Look(outcome, at, run, pause, asks_user=event["asks_user"] is True))
 
 
 def _stored(deadline: float) -> float | None:

@@ -195,7 +195,7 @@ class AnonHook(BaseHook):
             except AnonConfigurationError as error:
                 if not patient:
                     raise
-                return unread(error, "the worker")
+                return unread(error)
             return client.send(request)
 
         return converse(send, conversation, tell=self.tell, renew=self._renew)
@@ -245,14 +245,19 @@ class AnonHook(BaseHook):
         :param enough: takes each result as it comes, and says whether the others can be left.
         :raises AnonError: the first that one of them raises; the others are left.
         """
+        is_enough = False
 
-        async def carry_out(key: K, conversation: Conversation[T]) -> tuple[K, T]:
-            return key, await self.aconverse(conversation, tell=tell, patient=patient)
+        async def carry_out(key: K, conversation: Conversation[T]) -> bool:
+            # A task keeps what it returns until all are over, so not the result.
+            nonlocal is_enough
+            result = await self.aconverse(conversation, tell=tell, patient=patient)
+            is_enough = is_enough or enough(key, result)
+            return is_enough
 
         tasks = [asyncio.ensure_future(carry_out(*item)) for item in conversations.items()]
         try:
             for done in asyncio.as_completed(tasks):
-                if enough(*await done):
+                if await done:
                     return
         finally:
             for task in tasks:

@@ -122,16 +122,18 @@ class ManyWait(BaseWait[Group]):
         asks_user = bool(self.sensor.on_awaiting_user_input_callback)
         group = memory or Group(plan, (), fail_fast=self.sensor.fail_fast)
         handoff = Handoff(self.sensor.anon_conn_id, plan, next_look_at=next_look_at, asks_user=asks_user)
-        return {**handoff.to_kwargs_of_plan(), **to_kwargs(group, all_ids=self.sensor.end_from_trigger)}
+        # If none is left to wait for, an error at the end has been passed over: all are looked at again.
+        all_ids = self.sensor.end_from_trigger or not group.unfinished
+        return {**handoff.to_kwargs_of_plan(), **to_kwargs(group, all_ids=all_ids)}
 
     def _kept(self, memory: Group) -> dict[str, Any]:
         return {"kept": to_json(memory)}
 
     def _described(self, plan: Plan, memory: Group) -> tuple[str, str, dict[str, Any]]:
-        first = memory.unfinished[0]
+        first = next(iter(memory.unfinished or memory.members.values()))
         facts = {
             "workflow_run_id": first.plan.workflow_run_id,
             "last_status": first.memory.status,
             "last_seen_at": first.memory.seen_at,
         }
-        return counted(memory.size), memory.last_seen().rstrip("."), facts
+        return counted(memory.size), memory.last_seen().rstrip(".") or "all are over", facts

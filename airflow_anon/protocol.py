@@ -431,7 +431,7 @@ def judge(plan: Plan, memory: Memory, answer: Answer) -> Look:
 def _judge_run(plan: Plan, memory: Memory, answer: Answer, run: WorkflowRun) -> Look:
     first = memory.seen_at is None
     news, asks_user = memory.saw(run, answer.at, _unchanged_for(run, answer))
-    limit = _limit(plan, memory)
+    limit = _limit(plan, memory.awaiting_since)
     if run.is_over:
         outcome = Outcome.OVER
     elif answer.at < limit:
@@ -441,7 +441,7 @@ def _judge_run(plan: Plan, memory: Memory, answer: Answer, run: WorkflowRun) -> 
         outcome = Outcome.TIMEOUT if answer.at >= plan.deadline else Outcome.USER_INPUT_TIMEOUT
     if news:
         memory.told_at = answer.at
-    pause = _pause(plan.interval(answer.at), min(limit - answer.at, plan.longest_interval), SPREAD)
+    pause = pause_after(plan, memory.awaiting_since, answer.at)
     return Look(outcome, answer.at, run, pause, asks_user, tuple(news), answer.known)
 
 
@@ -455,7 +455,11 @@ def _judge_trouble(plan: Plan, memory: Memory, answer: Answer) -> Look:
     backoff = min(FIRST_BACKOFF * 2.0 ** min(memory.missed - 1, 16), LONGEST_BACKOFF)
     pause = _pause(
         max(plan.interval(answer.at), backoff, answer.retry_after),
-        min(end for end in (plan.deadline, patience_ends, _limit(plan, memory)) if end > answer.at)
+        min(
+            end
+            for end in (plan.deadline, patience_ends, _limit(plan, memory.awaiting_since))
+            if end > answer.at
+        )
         - answer.at,
         SPREAD_OF_BACKOFF,
     )
@@ -471,11 +475,17 @@ def _judge_trouble(plan: Plan, memory: Memory, answer: Answer) -> Look:
     return Look(Outcome.WAITING, answer.at, pause=pause, news=tuple(news))
 
 
-def _limit(plan: Plan, memory: Memory) -> float:
+def pause_after(plan: Plan, awaiting_since: float | None, at: float) -> Sleep:
+    """Return the pause after a look at *at* that was answered: no longer than the wait, or the person, has time."""
+    left = _limit(plan, awaiting_since) - at
+    return _pause(plan.interval(at), min(left, plan.longest_interval), SPREAD)
+
+
+def _limit(plan: Plan, awaiting_since: float | None) -> float:
     """Return when the wait's time is over, or the person's if that is sooner."""
-    if memory.awaiting_since is None or plan.user_input_timeout is None:
+    if awaiting_since is None or plan.user_input_timeout is None:
         return plan.deadline
-    return min(plan.deadline, memory.awaiting_since + plan.user_input_timeout)
+    return min(plan.deadline, awaiting_since + plan.user_input_timeout)
 
 
 def _patience_ends(plan: Plan, memory: Memory) -> float:

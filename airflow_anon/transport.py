@@ -474,16 +474,16 @@ def _carry_out(
     return None
 
 
-def unread(error: AnonConfigurationError, where: str) -> NoResponse:
+def unread(error: AnonConfigurationError) -> NoResponse:
     """
-    Return what a connection that cannot be read there comes to: no answer.
+    Return what a connection that cannot be read comes to: no answer.
 
     :raises AnonConfigurationError: it was read, and makes no sense.
     """
     if error.field != "anon_conn_id":
         raise error
     now = time.time()
-    return NoResponse(str(error).rstrip("."), now, now, where, error.conn_id)
+    return NoResponse(str(error).rstrip("."), now, now, "this process", error.conn_id)
 
 
 # aiohttp
@@ -620,4 +620,4 @@ async def _asend(client: Sender, request: Request, *, patient: bool) -> Response
     except AnonConfigurationError as error:
         if not patient:
             raise
-        return unread(error, "the triggerer")
+        return unread(error)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from airflow_anon.memory import News
-    from airflow_anon.protocol import Look, Plan
+    from airflow_anon.protocol import Plan
     from airflow_anon.sharing import SharedClient
 
 # Airflow ends a trigger that does not end by itself so many seconds after the wait's deadline.

@@ -23,8 +23,8 @@ from airflow_anon.handoff import Handoff, Return
 from airflow_anon.links import keep_link
 from airflow_anon.memory import STILL_WAITING_EVERY, Memory, duration
 from airflow_anon.metrics import WaitCount
-from airflow_anon.outcomes import conclude, ended_run
-from airflow_anon.protocol import Look, Outcome, Plan, Sleep, ending, last_seen, take_look
+from airflow_anon.outcomes import AnonWaitTimeoutError, conclude, ended_run
+from airflow_anon.protocol import SHORTEST_PAUSE, Look, Outcome, Plan, Sleep, ending, last_seen, take_look
 from airflow_anon.runs import normalise_id
 from airflow_anon.shortcuts import template_for_triggerer, why_not_end, why_not_start
 
@@ -123,7 +123,7 @@ class BaseWait(ABC, Generic[M]):
     def poke(self, context: Context) -> PokeReturnValue:
         """Take one look."""
         plan, memory = self.begun or self._begin(context)
-        self.pause = Sleep(plan.interval(time.time()))
+        self.pause = Sleep(_pause_after_error(plan))
         look = self._look(context, plan, memory)
         self._ask_users(context, memory, look)
         if look.outcome is not Outcome.WAITING:
@@ -190,7 +190,7 @@ class BaseWait(ABC, Generic[M]):
         """Do on resumption what Airflow's loop does between two pokes."""
         try:
             with self.sensor.hook:
-                return act()
+                return self._silently(context, act) if self.sensor.silent_fail else act()
         except AirflowSkipException:
             raise
         except (AirflowFailException, AirflowSensorTimeout, AirflowTaskTimeout) as error:
@@ -198,13 +198,27 @@ class BaseWait(ABC, Generic[M]):
                 raise AirflowSkipException(f"Skipping, as soft_fail or never_fail asks: {error}") from error
             raise
         except Exception as error:
-            if self.sensor.silent_fail:
-                self.sensor.log.exception("The wait goes on in spite of this, as silent_fail asks.")
-                plan, memory = self.begun or self._begin_anew(context)
-                self._go_on_in_triggerer(context, plan, memory, time.time() + plan.interval(time.time()))
             if self.sensor.never_fail:
                 raise AirflowSkipException("Skipping due to never_fail is set to True.") from error
             raise
+
+    def _silently(self, context: Context, act: Callable[[], Any]) -> Any:
+        """Do it, and go on in spite of errors of the wait until its time is over."""
+        try:
+            return act()
+        except (AirflowFailException, AirflowSensorTimeout, AirflowTaskTimeout, AirflowSkipException):
+            raise
+        except Exception as error:
+            plan, memory = self.begun or self._begin_anew(context)
+            if time.time() >= plan.deadline:
+                name, last_seen_as, facts = self._described(plan, memory)
+                limit = duration(plan.deadline - plan.started_at)
+                raise AnonWaitTimeoutError(
+                    f"The wait for {name} is over (timeout is {limit}), and its last look failed; {last_seen_as}.",
+                    **facts,
+                ) from error
+            self.sensor.log.exception("The wait goes on in spite of this, as silent_fail asks.")
+            self._go_on_in_triggerer(context, plan, memory, time.time() + _pause_after_error(plan))
 
     def _tell_why_end_on_worker(self, context: Context) -> None:
         if self.sensor.end_from_trigger and (obstacle := why_not_end(self.sensor, _map_index(context))):
@@ -409,7 +423,7 @@ class Wait(BaseWait[Memory]):
             look = self._look_once_more(context, returned)
         self._ask_users(context, memory, look)
         if look.outcome is Outcome.WAITING:
-            self._go_on_in_triggerer(context, plan, memory, look.at + plan.interval(look.at))
+            self._go_on_in_triggerer(context, plan, memory, look.at + look.pause.seconds)
         self._tell_why_end_on_worker(context)
         return self._conclude(plan, memory, look)
 
@@ -449,6 +463,11 @@ class Wait(BaseWait[Memory]):
             "last_seen_at": memory.seen_at,
         }
         return f"workflow run {plan.workflow_run_id}", last_seen(memory), facts
+
+
+def _pause_after_error(plan: Plan) -> float:
+    now = time.time()
+    return max(min(plan.interval(now), plan.deadline - now), SHORTEST_PAUSE)
 
 
 def _map_index(context: Context) -> int:

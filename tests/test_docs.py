@@ -229,6 +229,15 @@ def test_the_credential_is_sent_as_told(row):
     assert len(headers) == 3 + bool(value)
 
 
+def test_each_deviation_of_a_version_names_tests_that_there_are():
+    rows = rows_below("waiting.md", "| what is different | on Airflow | shown by |")
+    named = [re.findall(r"`(test_\w+)`", row[-1]) for row in rows]
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+
+    assert all(named)
+    assert [name for names in named for name in names if f"def {name}(" not in tests] == []
+
+
 def public_classes():
     for module in pkgutil.iter_modules(airflow_anon.__path__, "airflow_anon."):
         if not module.ispkg:

@@ -17,7 +17,7 @@ from airflow_anon import exceptions
 from airflow_anon.exceptions import AnonError, AnonProtocolError, error_from_payload
 from airflow_anon.handoff import NEVER, Handoff, Return
 from airflow_anon.memory import Memory
-from airflow_anon.protocol import Look, Outcome, Plan
+from airflow_anon.protocol import Look, Outcome, Plan, Sleep
 from airflow_anon.runs import WorkflowRun
 from airflow_anon.sensors import AnonWorkflowRunSensor
 from airflow_anon.triggers import AnonWorkflowRunTrigger
@@ -197,7 +197,9 @@ def make_plan(started_at, deadline):
 def test_an_event_is_plain_json_and_says_the_same_on_the_other_side(outcome):
     run = run_of("COMPLETED" if outcome is Outcome.OVER else "IN_PROGRESS")
     memory = Memory(seen_at=AT, status="X", missed=3, trouble="503", spent={"PENDING": 2.5}, warned_of=["X"])
-    sent = Return(Plan(RUN_ID, started_at=AT, deadline=AT + 60), memory, Look(outcome, AT + 5, run=run))
+    sent = Return(
+        Plan(RUN_ID, started_at=AT, deadline=AT + 60), memory, Look(outcome, AT + 5, run, Sleep(55.0))
+    )
 
     event = sent.to_event()
     got = Return.from_event(json.loads(json.dumps(event, allow_nan=False)), make_plan)

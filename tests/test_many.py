@@ -30,6 +30,7 @@ from airflow_anon.exceptions import (
 )
 from airflow_anon.group import Group
 from airflow_anon.protocol import Plan
+from airflow_anon.runs import WorkflowRun
 from airflow_anon.sensors import AnonWorkflowRunSensor, AnonWorkflowRunsSensor
 from airflow_anon.sharing import CLIENTS
 from airflow_anon.triggers import AnonWorkflowRunsTrigger
@@ -602,6 +603,26 @@ def test_a_wait_that_is_cancelled_goes_on_elsewhere(simulator, clock, monkeypatc
     (event,) = carried_out(events_of(again))
 
     assert (event.payload["outcome"], event.payload["runs"], event.payload["over"]) == ("over", 20, 20)
+
+
+def test_a_run_that_is_over_is_not_kept_while_others_wait(simulator, monkeypatch):
+    ids = created(simulator, *["COMPLETED"] * 5, "PENDING")
+    monkeypatch.setattr("airflow_anon.transport.asleep", asyncio.sleep)
+
+    async def kept_meanwhile():
+        task = asyncio.create_task(events_of(trigger_for(ids)))
+        while simulator.requests < len(ids):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        kept = {item.id for item in gc.get_objects() if type(item) is WorkflowRun}
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return kept
+
+    gc.collect()
+
+    assert carried_out(kept_meanwhile()) == {ids[-1]}
 
 
 def test_arguments_of_a_later_version_are_passed_over(simulator):

@@ -585,6 +585,12 @@ def test_silent_fail_goes_on_after_an_error(mode, wait, simulator):
     assert story.state == "success", story.error
 
 
+def test_silent_fail_passes_over_no_failed_run(wait, simulator):
+    story = wait(simulator.create_run("PENDING 40s, FAILED"), silent_fail=True)
+
+    assert (story.state, type(story.error)) == ("failed", AnonWorkflowRunFailedError)
+
+
 def test_never_fail_skips(mode, wait, simulator):
     story = wait(simulator.create_run("PENDING 40s, FAILED"), never_fail=True)
 
@@ -612,3 +618,34 @@ def test_the_log_is_told_of_changes_and_not_of_looks(wait, simulator):
     assert len(story.log) <= 40
     beginning = re.compile(f"Waiting for (workflow run {run_id} of|1 workflow run,)")
     assert sum(beginning.match(line) is not None for line in story.log) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "faults"), [("IN_PROGRESS 24h, COMPLETED", "404 x999"), ("ENDED:CANCELLED", "")]
+)
+@pytest.mark.parametrize("soft_fail", [False, True])
+def test_silent_fail_goes_on_until_the_time_is_over(wait, simulator, clock, script, faults, soft_fail):
+    run_id = simulator.create_run(script)
+    simulator.add_faults(f"{GOOD}, {faults}".rstrip(", "), run_id)
+
+    story = wait(run_id, silent_fail=True, timeout=300, soft_fail=soft_fail)
+
+    assert story.state == ("skipped" if soft_fail else "failed")
+    assert isinstance(story.error, AirflowSkipException if soft_fail else AirflowSensorTimeout)
+    assert 299 <= clock.offset < 400
+    assert simulator.requests_for(run_id) < 30
+
+
+def test_a_person_has_no_longer_than_that_though_the_interval_is_longer(wait, mode, simulator, clock):
+    run_id = simulator.create_run("IN_PROGRESS 900s, AWAITING_USER_INPUT 24h, COMPLETED")
+
+    story = wait(
+        run_id,
+        poke_interval=1000,
+        timeout=9000,
+        user_input_timeout=300,
+        on_awaiting_user_input_callback=lambda context: None,
+    )
+
+    assert type(story.error) is AnonUserInputTimeoutError
+    assert 1150 <= clock.offset < 1300
