@@ -30,6 +30,7 @@ pytestmark = pytest.mark.timeout(300)
 
 TOKEN = "tok-3n-that-must-not-be-seen"
 PROXY_PASSWORD = "pr0xy-pa55word"
+WIDE = {"width": 1280, "height": 480}
 (FORM,) = get_provider_info()["connection-types"]
 # The standard fields come in Airflow's own order, which a provider cannot change.
 ORDER = (
@@ -191,6 +192,7 @@ def test_the_button_is_green_when_all_is_well(
 
     outcome = form.test(schema="http", host=host, port=port, password=TOKEN)
 
+    form.page.set_viewport_size(WIDE)
     save_screenshot(form.page, "connection-test-good")
     assert outcome == (True, f"The API at {simulator.url} answers, and takes this connection.")
     assert TOKEN not in form.page.content()
@@ -203,6 +205,7 @@ def test_the_button_tells_a_token_that_is_not_accepted(
 
     outcome = form.test(schema="http", host=host, port=port, password=f"old-{TOKEN}")
 
+    form.page.set_viewport_size(WIDE)
     save_screenshot(form.page, "connection-test-bad")
     message = f"{simulator.url} answers 401 Unauthorized. The token ('password') is missing or not accepted; for Basic, check 'login' too."
     assert outcome == (False, message)
