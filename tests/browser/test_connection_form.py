@@ -30,7 +30,7 @@ pytestmark = pytest.mark.timeout(300)
 
 TOKEN = "tok-3n-that-must-not-be-seen"
 PROXY_PASSWORD = "pr0xy-pa55word"
-WIDE = {"width": 1280, "height": 480}
+WIDE = {"width": 1280, "height": 550}
 (FORM,) = get_provider_info()["connection-types"]
 # The standard fields come in Airflow's own order, which a provider cannot change.
 ORDER = (
@@ -71,6 +71,7 @@ def everything_stored(airflow: UiAirflow) -> None:
     headers = stored.pop("headers")
     assert headers["X-Api-Key"] == f"Key {TOKEN}"
     assert headers["X-Tenant"] == "blue"
+    assert {TOKEN, PROXY_PASSWORD} <= set(stored.pop("secrets"))
     assert stored == {
         "conn_id": "anon_default",
         "base_url": "https://anon.example:8443/base",
@@ -136,7 +137,7 @@ def test_a_form_left_blank_means_the_defaults(form: Form, ui_airflow: UiAirflow)
 
     default = Endpoint.from_connection("anon_default")
     assert stored.pop("headers") == dict(default.headers)
-    assert stored == {name: getattr(default, name) for name in stored} | {"cautions": []}
+    assert stored == {name: getattr(default, name) for name in stored} | {"cautions": [], "secrets": []}
     assert stored["base_url"] == "https://worker.anon.com"
 
 
