@@ -100,7 +100,7 @@ def link(page: Page) -> Locator:
 
 
 def leads_to(page: Page, simulator: Simulator, run_id: str) -> None:
-    expect(link(page)).to_have_attribute("href", f"{simulator.page_url}#{run_id}", timeout=PATIENCE)
+    expect(link(page)).to_have_attribute("href", f"{simulator.page_url}#{run_id}", timeout=LONGEST * 1000)
     with page.context.expect_page() as opened:
         link(page).click()
     run = opened.value.locator(f'[id="{run_id}"]')
