@@ -98,9 +98,9 @@ clean:
 
 .venv/browser: .venv/ready
 	@pins=constraints/airflow-$(AIRFLOW)-py$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt
-	$(BIN)/uv pip install -q --python $(BIN)/python -c $$pins --group browser || {
+	$(BIN)/uv pip install -q --python $(BIN)/python -c $$pins --group browser --group docs || {
 	  $(BIN)/python -m pip install -q --upgrade pip
-	  $(BIN)/python -m pip install -q -c $$pins --group browser
+	  $(BIN)/python -m pip install -q -c $$pins --group browser --group docs
 	}
 	touch $@
 

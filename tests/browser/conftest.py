@@ -1,4 +1,8 @@
-"""What the tests in a browser share: Debian's Chromium, and a folder for screenshots if one is wanted."""
+"""
+What the tests in a browser share: Debian's Chromium, and a folder for screenshots if one is wanted.
+
+They take minutes, and a usual run of the suite does without.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from asked import is_named
 from browser.airflow_ui import form as form, ui_airflow as ui_airflow
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+HERE = Path(__file__).parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGUMENTS = [
     "--no-sandbox",
@@ -24,6 +30,11 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Collect them only if they are asked for."""
+    return None if is_named(HERE, config) or os.environ.get("BROWSER_TESTS") == "required" else True
 
 
 # One for each module and no longer: Playwright's event loop, while it runs, is in the way of asyncio.run.

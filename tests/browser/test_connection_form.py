@@ -30,6 +30,7 @@ pytestmark = pytest.mark.timeout(300)
 
 TOKEN = "tok-3n-that-must-not-be-seen"
 PROXY_PASSWORD = "pr0xy-pa55word"
+WIDE = {"width": 1280, "height": 550}
 (FORM,) = get_provider_info()["connection-types"]
 # The standard fields come in Airflow's own order, which a provider cannot change.
 ORDER = (
@@ -70,6 +71,7 @@ def everything_stored(airflow: UiAirflow) -> None:
     headers = stored.pop("headers")
     assert headers["X-Api-Key"] == f"Key {TOKEN}"
     assert headers["X-Tenant"] == "blue"
+    assert {TOKEN, PROXY_PASSWORD} <= set(stored.pop("secrets"))
     assert stored == {
         "conn_id": "anon_default",
         "base_url": "https://anon.example:8443/base",
@@ -135,7 +137,7 @@ def test_a_form_left_blank_means_the_defaults(form: Form, ui_airflow: UiAirflow)
 
     default = Endpoint.from_connection("anon_default")
     assert stored.pop("headers") == dict(default.headers)
-    assert stored == {name: getattr(default, name) for name in stored} | {"cautions": []}
+    assert stored == {name: getattr(default, name) for name in stored} | {"cautions": [], "secrets": []}
     assert stored["base_url"] == "https://worker.anon.com"
 
 
@@ -191,6 +193,7 @@ def test_the_button_is_green_when_all_is_well(
 
     outcome = form.test(schema="http", host=host, port=port, password=TOKEN)
 
+    form.page.set_viewport_size(WIDE)
     save_screenshot(form.page, "connection-test-good")
     assert outcome == (True, f"The API at {simulator.url} answers, and takes this connection.")
     assert TOKEN not in form.page.content()
@@ -203,6 +206,7 @@ def test_the_button_tells_a_token_that_is_not_accepted(
 
     outcome = form.test(schema="http", host=host, port=port, password=f"old-{TOKEN}")
 
+    form.page.set_viewport_size(WIDE)
     save_screenshot(form.page, "connection-test-bad")
     message = f"{simulator.url} answers 401 Unauthorized. The token ('password') is missing or not accepted; for Basic, check 'login' too."
     assert outcome == (False, message)

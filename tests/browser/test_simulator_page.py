@@ -230,9 +230,7 @@ def test_another_site_is_kept_out(browser: Browser, simulator: Simulator) -> Non
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_fits_a_phone_and_reads_well(
-    page: Page, simulator: Simulator, scheme: Any, save_screenshot: Callable[[Page, str], None]
-) -> None:
+def test_the_page_fits_a_phone_and_reads_well(page: Page, simulator: Simulator, scheme: Any) -> None:
     for script in (
         ASKED,
         "COMPLETED_WITH_NO_ACTION_TAKEN",
@@ -243,7 +241,6 @@ def test_the_page_fits_a_phone_and_reads_well(
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": 360, "height": 740})
     expect(row(page, run_id)).to_be_visible()
-    save_screenshot(page, f"simulator-page-phone-{scheme}")
 
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.evaluate(CONTRASTS) == []

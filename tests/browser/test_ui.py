@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ if os.environ.get("BROWSER_TESTS") != "required":
 from playwright.sync_api import expect
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60_000
@@ -47,7 +47,7 @@ def said_until(process: subprocess.Popen[str], end: str) -> str:
 
 
 def test_a_run_is_completed_on_the_page_and_the_dag_goes_green(
-    browser: Browser, ui: subprocess.Popen[str], save_screenshot: Callable[[Page, str], None]
+    browser: Browser, ui: subprocess.Popen[str]
 ) -> None:
     said = said_until(ui, "Ctrl-C")
     page_url, airflow_url, run_id = (
@@ -72,8 +72,6 @@ def test_a_run_is_completed_on_the_page_and_the_dag_goes_green(
 
     # The DAG run and its two tasks.
     expect(airflow.get_by_text("Success", exact=True)).to_have_count(3, timeout=PATIENCE)
-    save_screenshot(airflow, "ui-airflow")
-    save_screenshot(page, "ui-page")
     context.close()
     assert [url for url in elsewhere if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))] == []
     ui.send_signal(signal.SIGINT)

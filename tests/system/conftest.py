@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from asked import is_named
+
 HERE = Path(__file__).parent
 
 
 def pytest_ignore_collect(collection_path, config):
     """Collect what starts an Airflow only if it is asked for."""
-    asked_for = any(
-        HERE in (path := Path(word.partition("::")[0]).resolve(), *path.parents) for word in config.args
-    )
     is_quick = collection_path.name != "test_system.py"
-    return None if is_quick or asked_for or os.environ.get("AIRFLOW_ANON_SYSTEM") == "1" else True
+    asked_for = is_named(HERE, config) or os.environ.get("AIRFLOW_ANON_SYSTEM") == "1"
+    return None if is_quick or asked_for else True
