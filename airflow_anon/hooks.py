@@ -195,7 +195,7 @@ class AnonHook(BaseHook):
             except AnonConfigurationError as error:
                 if not patient:
                     raise
-                return unread(error)
+                return unread(error, "the worker")
             return client.send(request)
 
         return converse(send, conversation, tell=self.tell, renew=self._renew)
@@ -205,7 +205,7 @@ class AnonHook(BaseHook):
         conversation: Conversation[T],
         *,
         tell: Callable[[News], None] | None = None,
-        patient: bool = False,
+        patient: str | None = None,
     ) -> T:
         """
         Carry a conversation with the API out without blocking the event loop.
@@ -213,7 +213,8 @@ class AnonHook(BaseHook):
         All conversations of one connection and event loop share a client.
 
         :param tell: takes each line for the log, in place of the hook's own.
-        :param patient: whether a connection that cannot be read counts as an API that does not answer.
+        :param patient: where the connection is read, if one that cannot be read counts as an API that does not
+            answer.
         """
         from airflow_anon.transport import aconverse
 
@@ -237,7 +238,7 @@ class AnonHook(BaseHook):
         enough: Callable[[K, T], bool],
         *,
         tell: Callable[[News], None],
-        patient: bool = False,
+        patient: str | None = None,
     ) -> None:
         """
         Carry conversations out side by side, until the last is over or one of them is enough.

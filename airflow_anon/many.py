@@ -61,7 +61,10 @@ class ManyWait(BaseWait[Group]):
     async def _look_at(self, members: dict[str, Member], group: Group, *, was_seen: bool) -> None:
         looks = {key: take_look(member.plan, member.memory) for key, member in members.items()}
         await self.sensor.hook.aconverse_each(
-            looks, group.take, tell=lambda news: self._tell(group.hear(news)), patient=was_seen
+            looks,
+            group.take,
+            tell=lambda news: self._tell(group.hear(news)),
+            patient="the worker" if was_seen else None,
         )
 
     def _tell(self, lines: list[News]) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from airflow_anon.hooks import AnonHook
     from airflow_anon.waits import BaseWait
 
+DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
 UserInputCallback = Callable[["Context"], Any]
 
 
@@ -28,14 +29,14 @@ class _WaitingSensor(BaseSensorOperator):
     def __init__(
         self,
         *,
-        anon_conn_id: str = "anon_default",
-        skip_on_no_action: bool = False,
-        outage_tolerance: float | timedelta = 600.0,
-        on_awaiting_user_input_callback: UserInputCallback | Sequence[UserInputCallback] | None = None,
-        user_input_timeout: float | timedelta | None = None,
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        start_from_trigger: bool = False,
-        end_from_trigger: bool = False,
+        anon_conn_id: str,
+        skip_on_no_action: bool,
+        outage_tolerance: float | timedelta,
+        on_awaiting_user_input_callback: UserInputCallback | Sequence[UserInputCallback] | None,
+        user_input_timeout: float | timedelta | None,
+        deferrable: bool,
+        start_from_trigger: bool,
+        end_from_trigger: bool,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -139,8 +140,32 @@ class AnonWorkflowRunSensor(_WaitingSensor):
 
     run_url: str | None = None
 
-    def __init__(self, *, workflow_run_id: str, start_from_trigger: bool = False, **kwargs: Any) -> None:
-        super().__init__(start_from_trigger=start_from_trigger, **kwargs)
+    # Each sensor names all parameters itself: editors and type checkers go by its signature alone.
+    def __init__(
+        self,
+        *,
+        workflow_run_id: str,
+        anon_conn_id: str = "anon_default",
+        skip_on_no_action: bool = False,
+        outage_tolerance: float | timedelta = 600.0,
+        on_awaiting_user_input_callback: UserInputCallback | Sequence[UserInputCallback] | None = None,
+        user_input_timeout: float | timedelta | None = None,
+        deferrable: bool = DEFERRABLE,
+        start_from_trigger: bool = False,
+        end_from_trigger: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            anon_conn_id=anon_conn_id,
+            skip_on_no_action=skip_on_no_action,
+            outage_tolerance=outage_tolerance,
+            on_awaiting_user_input_callback=on_awaiting_user_input_callback,
+            user_input_timeout=user_input_timeout,
+            deferrable=deferrable,
+            start_from_trigger=start_from_trigger,
+            end_from_trigger=end_from_trigger,
+            **kwargs,
+        )
         self.workflow_run_id = workflow_run_id
         if start_from_trigger:
             self._plan_start_from_trigger()
@@ -175,10 +200,27 @@ class AnonWorkflowRunsSensor(_WaitingSensor):
         *,
         workflow_run_ids: Sequence[str],
         fail_fast: bool = True,
+        anon_conn_id: str = "anon_default",
+        skip_on_no_action: bool = False,
+        outage_tolerance: float | timedelta = 600.0,
+        on_awaiting_user_input_callback: UserInputCallback | Sequence[UserInputCallback] | None = None,
+        user_input_timeout: float | timedelta | None = None,
+        deferrable: bool = DEFERRABLE,
         start_from_trigger: bool = False,
+        end_from_trigger: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(start_from_trigger=start_from_trigger, **kwargs)
+        super().__init__(
+            anon_conn_id=anon_conn_id,
+            skip_on_no_action=skip_on_no_action,
+            outage_tolerance=outage_tolerance,
+            on_awaiting_user_input_callback=on_awaiting_user_input_callback,
+            user_input_timeout=user_input_timeout,
+            deferrable=deferrable,
+            start_from_trigger=start_from_trigger,
+            end_from_trigger=end_from_trigger,
+            **kwargs,
+        )
         self.workflow_run_ids = workflow_run_ids
         self.fail_fast = fail_fast
         if start_from_trigger:

@@ -474,16 +474,16 @@ def _carry_out(
     return None
 
 
-def unread(error: AnonConfigurationError) -> NoResponse:
+def unread(error: AnonConfigurationError, where: str) -> NoResponse:
     """
-    Return what a connection that cannot be read comes to: no answer.
+    Return what a connection that cannot be read there comes to: no answer.
 
     :raises AnonConfigurationError: it was read, and makes no sense.
     """
     if error.field != "anon_conn_id":
         raise error
     now = time.time()
-    return NoResponse(str(error).rstrip("."), now, now, "this process", error.conn_id)
+    return NoResponse(str(error).rstrip("."), now, now, where, error.conn_id)
 
 
 # aiohttp
@@ -583,12 +583,12 @@ async def aconverse(
     conversation: Conversation[T],
     *,
     tell: Callable[[News], None],
-    patient: bool = False,
+    patient: str | None = None,
 ) -> T:
     """
     Carry a conversation out as :func:`converse` does, without blocking the event loop.
 
-    :param patient: whether a connection that cannot be read counts as an API that does not answer.
+    :param patient: where the connection is read, if one that cannot be read counts as an API that does not answer.
     """
     reply: Reply = None
     used: Endpoint | None = None
@@ -614,10 +614,10 @@ async def aconverse(
                 tell(news)
 
 
-async def _asend(client: Sender, request: Request, *, patient: bool) -> Response | NoResponse:
+async def _asend(client: Sender, request: Request, *, patient: str | None) -> Response | NoResponse:
     try:
         return await client.send(request)
     except AnonConfigurationError as error:
-        if not patient:
+        if patient is None:
             raise
-        return unread(error)
+        return unread(error, patient)

@@ -211,7 +211,7 @@ class AnonWorkflowRunTrigger(WaitingTrigger):
                 before=await self._first_look(client, handoff) if self._limits() else None,
                 stop_to_ask_user=handoff.asks_user,
             )
-            return await aconverse(client, conversation, tell=self.tell, patient=True)
+            return await aconverse(client, conversation, tell=self.tell, patient="the triggerer")
         finally:
             await client.leave()
 
@@ -220,7 +220,7 @@ class AnonWorkflowRunTrigger(WaitingTrigger):
         from airflow_anon.transport import aconverse
 
         conversation = take_look(handoff.plan, handoff.memory)
-        look = await aconverse(client, conversation, tell=self.tell, patient=True)
+        look = await aconverse(client, conversation, tell=self.tell, patient="the triggerer")
         if client.endpoint is not None and look.run is not None:
             try:
                 url = run_url(client.endpoint, look.run.id, look.run.workflow_id)
@@ -296,7 +296,7 @@ class AnonWorkflowRunsTrigger(WaitingTrigger):
             key: wait_for_run(member.plan, member.memory, delay=delay, stop_to_ask_user=self.asks_user)
             for key, member in group.members.items()
         }
-        await AnonHook(self.anon_conn_id).aconverse_each(waits, enough, tell=tell, patient=True)
+        await AnonHook(self.anon_conn_id).aconverse_each(waits, enough, tell=tell, patient="the triggerer")
 
     def _good_end(self, group: Group) -> TriggerEvent | None:
         """Return the event that ends the task without a worker, if that is wished, right, and loses nothing."""
