@@ -129,6 +129,14 @@ FIGURES = (
 )  # fmt: skip
 NOTES = (
     (
+        "Where the ratio to the best peer is missed, the limit is aiohttp's own client: the floor, which does nothing but look, "
+        "is hardly nearer to that peer, as the tables show."
+    ),
+    (
+        "On a busy machine the longest block is mostly a wait for a core: `floor: nothing` shows for how long a process that "
+        "never looks was held up, and the column beside it what of a block was the process' own work."
+    ),
+    (
         "Every run is a new process that has loaded what a triggerer loads; contenders take turns, and each "
         "ratio is the median of ratios of runs side by side. CPU is that of the process of the event loop, all its "
         "threads included, divided by the looks that the server served."
