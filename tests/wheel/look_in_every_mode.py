@@ -70,7 +70,7 @@ def tasks(airflow: LocalAirflow, path: str) -> dict[str, dict[str, Any]]:
 
 def check(airflow: LocalAirflow, simulator: Simulator, path: str, mode: str, run_id: str) -> None:
     """Make sure that a wait looked until its run was over, and handed the run on."""
-    assert simulator.requests_for(run_id) == 2, f"{mode} looked {simulator.requests_for(run_id)} times"
+    assert simulator.requests_for(run_id) >= 2, f"{mode} looked {simulator.requests_for(run_id)} times"
     xcom = airflow.ask(f"{path}/taskInstances/{mode}/xcomEntries/return_value?deserialize=true")
     assert xcom, f"{mode} handed nothing on"
     assert xcom["value"] == simulator.run(run_id), f"{mode} handed on {xcom['value']}"

@@ -19,7 +19,8 @@ def tell(context: Context) -> None:
     print(context["workflow_run"])  # type: ignore[typeddict-item]  # Airflow does not know this key
 
 
-with DAG("every_mode", schedule=None):
+# Airflow itself may fail a try when it is busy; a run that failed would not be waited for again.
+with DAG("every_mode", schedule=None, default_args={"retries": 2, "retry_delay": timedelta(seconds=1)}):
     poke = AnonWorkflowRunSensor(
         task_id="poke",
         workflow_run_id="{{ dag_run.conf['poke'] }}",
@@ -38,7 +39,7 @@ with DAG("every_mode", schedule=None):
         task_id="deferred",
         workflow_run_id="{{ dag_run.conf['deferred'] }}",
         deferrable=True,
-        poke_interval=1,
+        poke_interval=15,  # likewise
         timeout=300,
         outage_tolerance=timedelta(minutes=2),
         on_awaiting_user_input_callback=[tell],
