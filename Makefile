@@ -39,7 +39,7 @@ docs: .venv/ready  ## the documentation, in docs/_build/html
 matrix: .venv/ready  ## the oldest Airflow in full; those between: the core, every mode, and a DAG where dag.test() works
 	$(BIN)/nox -s "tests(2.11.2)"
 	$(BIN)/nox -s "tests(3.0.6)" "tests(3.1.8)" "tests(3.2.2)" -- tests/test_provider.py tests/test_protocol.py tests/test_waiting.py
-	$(BIN)/nox -s "tests(3.0.6)" "tests(3.1.8)" -- tests/test_dags.py -k "every_end or many_runs"
+	$(BIN)/nox -s "tests(3.0.6)" "tests(3.1.8)" -- tests/test_dags.py -k "many_runs or hands_its"
 
 system: .venv/ready  ## waits in a real Airflow with PostgreSQL; `make system SIZE=--full` for the whole size
 	$(BIN)/python tests/system/run.py $(SIZE) --result .nox/system-result.json
