@@ -58,9 +58,8 @@ class Listener:
     @staticmethod
     def drop_connections(web_server: web.Server) -> None:
         """Break the living connections, as a server does with those that are idle for too long."""
-        for handler in web_server.connections:
-            if handler.transport is not None:
-                handler.transport.abort()
+        for transport in [handler.transport for handler in web_server.connections if handler.transport]:
+            transport.abort()
 
     def _bind(self) -> socket.socket:
         bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
