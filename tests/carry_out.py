@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import import_module
+from itertools import count
 from typing import Any
 from unittest import mock
 
@@ -53,6 +54,15 @@ def _waits() -> int:
     return sum(client._waits for client in CLIENTS[asyncio.get_running_loop()].values())
 
 
+@dataclass(order=True)
+class Sleeper:
+    """Who sleeps until when; those that are due together wake in the order in which they fell asleep."""
+
+    due_at: float
+    number: int
+    turn: asyncio.Event = field(default_factory=asyncio.Event, compare=False)
+
+
 class MovingTime:
     """A clock for everything that waits: sleeping moves it, and the simulator's with it."""
 
@@ -60,7 +70,8 @@ class MovingTime:
         self.simulator = simulator
         self.offset = 0.0
         self.slept: list[float] = []
-        self.sleepers: list[tuple[float, int]] = []
+        self.sleepers: list[Sleeper] = []
+        self.numbers = count()
         self.real_time, self.real_monotonic = time.time, time.monotonic
 
     def time(self) -> float:
@@ -78,17 +89,28 @@ class MovingTime:
 
     async def asleep(self, seconds: float) -> None:
         """Sleep beside others: once all who wait on this loop are asleep, the first to wake moves the clocks."""
-        me = (self.time() + seconds, id(asyncio.current_task()))
+        me = Sleeper(self.time() + seconds, next(self.numbers))
         insort(self.sleepers, me)
-        calm = 0
         try:
-            while me[0] > self.time() and calm < CALM:
-                await asyncio.sleep(0)
-                calm = calm + 1 if self.sleepers[0] == me and len(self.sleepers) == _waits() else 0
+            await self._turn_of(me)
         finally:
             self.sleepers.remove(me)
-        if me[0] > self.time():
-            self.sleep(max(me[0] - self.time(), 0.0))
+            if self.sleepers:
+                self.sleepers[0].turn.set()
+        if me.due_at > self.time():
+            self.sleep(max(me.due_at - self.time(), 0.0))
+
+    async def _turn_of(self, me: Sleeper) -> None:
+        # Only the first watches: hundreds that do leave no time for the simulator, which is to answer them.
+        calm = 0
+        while me.due_at > self.time() and calm < CALM:
+            if self.sleepers[0] is me:
+                await asyncio.sleep(0)
+                calm = calm + 1 if len(self.sleepers) == _waits() else 0
+            else:
+                calm = 0
+                me.turn.clear()
+                await me.turn.wait()
 
     def utcnow(self) -> datetime:
         return datetime.fromtimestamp(self.time(), tz=timezone.utc)
