@@ -6,11 +6,12 @@ what is deferred, fired or kept goes through JSON. Time is simulated: a sleep mo
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import time
 from bisect import insort
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -332,7 +333,7 @@ def _run_trigger(
     module, _, name = path.rpartition(".")
     trigger = getattr(import_module(module), name)(**json.loads(json.dumps(kwargs)))
     vars(trigger).update(attributes)
-    events = asyncio.run(_events(trigger))
+    events = asyncio.run(events_of(trigger))
     assert len(events) == 1, events
     assert time.time() <= limit.timestamp(), "Airflow would have ended the trigger"
     event = events[0]
@@ -348,8 +349,24 @@ def _run_trigger(
     return {"event": json.loads(json.dumps(event.payload))}
 
 
-async def _events(trigger: Any) -> list[Any]:
+async def events_of(trigger: Any) -> list[Any]:
+    """Return all that a trigger fires."""
     return [event async for event in trigger.run()]
+
+
+def carried_out(main: Awaitable[Any]) -> Any:
+    """Run *main*, and see that nothing of it is left."""
+
+    async def checked() -> Any:
+        result = await main
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert not CLIENTS.get(asyncio.get_running_loop())
+        return result
+
+    result = asyncio.run(checked())
+    gc.collect()
+    return result
 
 
 def _resumption(method: str, kwargs: dict[str, Any], context: Any) -> Callable[[Any], Any]:

@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowSkipException, BaseHook, TaskDeferred, task
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, AIRFLOW_V_3_3_PLUS
-from carry_out import TaskInstance, TaskInstance3, anon_api, carry_out
+from carry_out import MODES, TaskInstance, TaskInstance3, anon_api, carried_out, carry_out, events_of
 
 from airflow_anon import outcomes, passing
 from airflow_anon.exceptions import (
@@ -33,20 +33,12 @@ from airflow_anon.group import Group
 from airflow_anon.protocol import Plan
 from airflow_anon.runs import WorkflowRun
 from airflow_anon.sensors import AnonWorkflowRunSensor, AnonWorkflowRunsSensor
-from airflow_anon.sharing import CLIENTS
 from airflow_anon.triggers import AnonWorkflowRunsTrigger
 
 pytestmark = [
     pytest.mark.filterwarnings("error::ResourceWarning"),
     pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning"),
 ]
-MODES = {
-    "poke": {"mode": "poke"},
-    "reschedule": {"mode": "reschedule"},
-    "deferred": {"deferrable": True},
-    "from the trigger": {"start_from_trigger": True},
-    "without a worker": {"start_from_trigger": True, "end_from_trigger": True},
-}
 ID = "3f0c7a52-9d1e-4b6b-8a70-1c2d3e4f5a60"
 ONE_ID = r"[0-9a-f]{8}-[0-9a-f-]{27}"
 OTHER_ID = "9a8b7c6d-5e4f-4031-9223-344556677889"
@@ -510,25 +502,6 @@ def test_an_outage_is_not_told_for_each_run(wait, simulator, clock, monkeypatch,
 
 def trigger_for(ids, **arguments):
     return AnonWorkflowRunsTrigger(**{"workflow_run_ids": ids, "poke_interval": 30.0, **arguments})
-
-
-async def events_of(trigger):
-    return [event async for event in trigger.run()]
-
-
-def carried_out(main):
-    """Run *main*, and see that nothing of it is left."""
-
-    async def checked():
-        result = await main
-        await asyncio.sleep(0)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-        assert not CLIENTS.get(asyncio.get_running_loop())
-        return result
-
-    result = asyncio.run(checked())
-    gc.collect()
-    return result
 
 
 @pytest.mark.parametrize(

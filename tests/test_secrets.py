@@ -16,7 +16,7 @@ import carry_out as harness
 import pytest
 from airflow.models.trigger import Trigger
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
-from carry_out import carry_out, moving_time
+from carry_out import MODES, carry_out, moving_time
 from core import RUN_ID, payload
 from server import Server, answer, reset, then_close
 
@@ -34,13 +34,6 @@ HEADER = f'header "{MARK}" 2'
 PROXY_LOGIN, PROXY_PASSWORD = f"proxy{MARK}", f"p@ss{MARK}/3"
 PACKAGE = airflow_anon.__path__[0]
 
-MODES = {
-    "poke": {"mode": "poke"},
-    "reschedule": {"mode": "reschedule"},
-    "deferred": {"deferrable": True},
-    "from the trigger": {"start_from_trigger": True},
-    "without a worker": {"start_from_trigger": True, "end_from_trigger": True},
-}
 CREDENTIALS = {"token": {"password": TOKEN}, "login": {"login": LOGIN, "password": TOKEN}}
 
 

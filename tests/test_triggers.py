@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import time
 from importlib import import_module
@@ -13,7 +12,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowSkipException, TaskDeferred
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
 from airflow.triggers.base import TriggerEvent
-from carry_out import TaskInstance, TaskInstance3, anon_api
+from carry_out import TaskInstance, TaskInstance3, anon_api, carried_out, events_of
 from core import RUN_ID
 
 import airflow_anon
@@ -22,7 +21,6 @@ from airflow_anon.exceptions import AnonConfigurationError, AnonUnavailableError
 from airflow_anon.handoff import Return
 from airflow_anon.runs import WorkflowRun
 from airflow_anon.sensors import AnonWorkflowRunSensor
-from airflow_anon.sharing import CLIENTS
 from airflow_anon.simulator import Simulator
 from airflow_anon.triggers import AnonWorkflowRunTrigger
 
@@ -66,25 +64,6 @@ def lookups(monkeypatch):
 
 def trigger_for(run_id, **arguments):
     return AnonWorkflowRunTrigger(**{"workflow_run_id": run_id, "poke_interval": 0.02, **arguments})
-
-
-async def events_of(trigger):
-    return [event async for event in trigger.run()]
-
-
-def carried_out(main):
-    """Run *main*, and see that nothing of it is left."""
-
-    async def checked():
-        result = await main
-        await asyncio.sleep(0)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-        assert not CLIENTS.get(asyncio.get_running_loop())
-        return result
-
-    result = asyncio.run(checked())
-    gc.collect()
-    return result
 
 
 async def cancelled(task):
