@@ -16,7 +16,7 @@ from typing import Any
 from airflow_anon.exceptions import AnonInvalidIdError, AnonProtocolError
 from airflow_anon.memory import STILL_WAITING_EVERY, Memory, News, duration
 from airflow_anon.protocol import NEVER, Look, Outcome, Plan, Sleep, last_seen
-from airflow_anon.runs import WorkflowRun, normalise_id
+from airflow_anon.runs import WorkflowRun, normalise_id, shown
 
 MOST_NAMED = 10
 MOST_WARNINGS = 5
@@ -30,10 +30,8 @@ def read_ids(value: object) -> list[str]:
     """
     listed_ids = _parsed(value) if isinstance(value, str) else value
     if not isinstance(listed_ids, Sequence) or isinstance(listed_ids, str | bytes):
-        shown = repr(value)
         raise AnonInvalidIdError(
-            f"workflow_run_ids must be a list of ids, not {shown if len(shown) <= 200 else f'{shown[:200]}...'}. "
-            f"{_advice(value)}"
+            f"workflow_run_ids must be a list of ids, not {shown(value)}. {_advice(value)}"
         )
     return [normalise_id(item, f"workflow_run_ids[{number}]") for number, item in enumerate(listed_ids)]
 

@@ -52,7 +52,7 @@ class Handoff:
             "outage_tolerance": plan.outage_tolerance,
             "user_input_timeout": plan.user_input_timeout,
             "started_at": plan.started_at,
-            "deadline": _stored(plan.deadline),
+            "deadline": stored(plan.deadline),
             "next_look_at": self.next_look_at,
             "asks_user": self.asks_user,
         }
@@ -123,7 +123,7 @@ class Return:
             "run": None if look is None or look.run is None else look.run.to_payload(),
             "error": None if self.error is None else self.error.to_payload(),
             "started_at": plan.started_at,
-            "deadline": _stored(plan.deadline),
+            "deadline": stored(plan.deadline),
             "memory": self.memory.to_json(),
         }
 
@@ -168,7 +168,7 @@ class Return:
         return cls(plan, memory, Look(outcome, at, run, pause, asks_user=event["asks_user"] is True))
 
 
-def _stored(deadline: float) -> float | None:
+def stored(deadline: float) -> float | None:
     """Write a deadline as JSON, which has no infinity."""
     return None if deadline == NEVER else deadline
 

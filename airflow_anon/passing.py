@@ -16,6 +16,7 @@ from typing import Any
 
 from airflow_anon.exceptions import AnonError, AnonProtocolError, error_from_payload
 from airflow_anon.group import MOST_NAMED, Group, Member, read_ids
+from airflow_anon.handoff import stored
 from airflow_anon.memory import Memory
 from airflow_anon.protocol import NEVER, Outcome, Plan
 
@@ -190,7 +191,7 @@ class GroupReturn:
             "runs": 0 if group is None else group.size,
             "over": 0 if group is None else group.size - len(group.unfinished),
             "started_at": self.plan.started_at,
-            "deadline": None if self.plan.deadline == NEVER else self.plan.deadline,
+            "deadline": stored(self.plan.deadline),
         }
 
     @classmethod

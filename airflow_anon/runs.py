@@ -49,6 +49,12 @@ def is_queued(status: str | None) -> bool:
     return status == WorkflowRunStatus.PENDING
 
 
+def shown(value: object) -> str:
+    """Write a value that is none for a message, not at full length."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 def normalise_id(workflow_run_id: object, name: str = "workflow_run_id") -> str:
     """
     Trim the blanks around an id and check it against the API's pattern.
@@ -58,11 +64,8 @@ def normalise_id(workflow_run_id: object, name: str = "workflow_run_id") -> str:
     """
     trimmed = workflow_run_id.strip() if isinstance(workflow_run_id, str) else ""
     if not UUID.fullmatch(trimmed):
-        shown = repr(workflow_run_id)
-        if len(shown) > 200:
-            shown = f"{shown[:200]}..."
         raise AnonInvalidIdError(
-            f"{name} {shown} is no id of a workflow run: the API's ids are UUIDs such as "
+            f"{name} {shown(workflow_run_id)} is no id of a workflow run: the API's ids are UUIDs such as "
             "3c90c3cc-0d44-4b50-8888-8dd25736052a.",
         )
     return trimmed

@@ -273,11 +273,8 @@ class AnonWorkflowRunsTrigger(WaitingTrigger):
         except AnonError as error:
             result = GroupReturn(plan, error=error)
         count = self._count(plan, Memory(), None)
-        event = self._good_end(group) if group is not None else None
-        if event is not None and group is not None:
-            count.look = group.look_for_all()
-            count.end()
-        yield event or TriggerEvent(result.to_event(group))
+        good_end = None if group is None else self._good_end(group, count)
+        yield good_end or TriggerEvent(result.to_event(group))
 
     async def _wait(self, group: Group, delay: float) -> None:
         def tell(news: News) -> None:
@@ -298,7 +295,7 @@ class AnonWorkflowRunsTrigger(WaitingTrigger):
         }
         await AnonHook(self.anon_conn_id).aconverse_each(waits, enough, tell=tell, patient="the triggerer")
 
-    def _good_end(self, group: Group) -> TriggerEvent | None:
+    def _good_end(self, group: Group, count: WaitCount) -> TriggerEvent | None:
         """Return the event that ends the task without a worker, if that is wished, right, and loses nothing."""
         if not group.all_well or not self._ends_here():
             return None
@@ -307,4 +304,6 @@ class AnonWorkflowRunsTrigger(WaitingTrigger):
             self.log.info("The task ends on a worker, not in the triggerer: its XCom is large.")
             return None
         self.tell(group.ending())
+        count.look = group.look_for_all()
+        count.end()
         return self._end(payloads, took_no_action=group.took_no_action)
