@@ -96,6 +96,18 @@ class Field:
     kind: str
     is_required: bool
 
+    @classmethod
+    def of(cls, control: Locator, label: Locator, helper: Locator, prefix: str) -> Field:
+        """Read a field from its parts on the page; *prefix* is what the page puts before the names of ours."""
+        return cls(
+            name=(control.get_attribute("name") or "").removeprefix(prefix),
+            label=label.inner_text().strip(),
+            help=helper.inner_text().strip() if helper.count() else "",
+            placeholder=control.get_attribute("placeholder") or "",
+            kind=control.get_attribute("type") or "",
+            is_required="*" in label.inner_text(),
+        )
+
 
 class FormOf3:
     """The dialog of Airflow 3, and its page of connections."""
@@ -176,16 +188,7 @@ class FormOf3:
             if control.count() != 1 or not control.is_visible():
                 continue
             label, helper = row.locator("label"), row.locator("[data-part=helper-text]")
-            found.append(
-                Field(
-                    name=(control.get_attribute("name") or "").removeprefix("element_"),
-                    label=label.inner_text().strip(),
-                    help=helper.inner_text().strip() if helper.count() else "",
-                    placeholder=control.get_attribute("placeholder") or "",
-                    kind=control.get_attribute("type") or "",
-                    is_required="*" in label.inner_text(),
-                )
-            )
+            found.append(Field.of(control, label, helper, "element_"))
         return found
 
     def _field(self, name: str) -> Locator:
@@ -255,16 +258,7 @@ class FormOf2:
             if not control.get_attribute("name") or not (label := self._label(control)).is_visible():
                 continue
             helper = control.locator("xpath=ancestor::td").locator(".help-block")
-            found.append(
-                Field(
-                    name=(control.get_attribute("name") or "").removeprefix("extra__anon__"),
-                    label=label.inner_text().strip(),
-                    help=helper.inner_text().strip() if helper.count() else "",
-                    placeholder=control.get_attribute("placeholder") or "",
-                    kind=control.get_attribute("type") or "",
-                    is_required="*" in label.inner_text(),
-                )
-            )
+            found.append(Field.of(control, label, helper, "extra__anon__"))
         return found
 
     def _label(self, control: Locator) -> Locator:
