@@ -10,9 +10,16 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from carry_out import MovingTime
+
+    from airflow_anon.simulator import Simulator
 
 HERE = Path(__file__).parent
 HOME = Path(tempfile.mkdtemp(prefix="airflow-anon-tests-"))
@@ -64,3 +71,22 @@ def database():
     for command in (["db", "migrate"], ["dags", "reserialize"]):
         subprocess.run([sys.executable, "-m", "airflow", *command], check=True, capture_output=True)
     return folder
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Simulator, MovingTime]]:
+    """An API that ``anon_default`` leads to, and the clock that only sleeping moves."""
+    from carry_out import anon_api
+
+    with anon_api(monkeypatch) as (simulator, clock):
+        yield simulator, clock
+
+
+@pytest.fixture
+def simulator(api: tuple[Simulator, MovingTime]) -> Simulator:
+    return api[0]
+
+
+@pytest.fixture
+def clock(api: tuple[Simulator, MovingTime]) -> MovingTime:
+    return api[1]

@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, AIRFLOW_V_3_3_PLUS
-from carry_out import TaskInstance, TaskInstance3, anon_api
+from carry_out import TaskInstance, TaskInstance3
 from core import RUN_ID, payload
 
 from airflow_anon import exceptions
@@ -29,12 +29,6 @@ KINDS = sorted(
     (kind for kind in vars(exceptions).values() if isinstance(kind, type) and issubclass(kind, AnonError)),
     key=lambda kind: kind.__name__,
 )
-
-
-@pytest.fixture
-def api(monkeypatch):
-    with anon_api(monkeypatch) as (simulator, clock):
-        yield simulator, clock
 
 
 def sensor_with(**options):

@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowSkipException, BaseHook, TaskDeferred, task
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, AIRFLOW_V_3_3_PLUS
-from carry_out import MODES, TaskInstance, TaskInstance3, anon_api, carried_out, carry_out, events_of
+from carry_out import MODES, TaskInstance, TaskInstance3, carried_out, carry_out, events_of
 
 from airflow_anon import outcomes, passing
 from airflow_anon.exceptions import (
@@ -42,22 +42,6 @@ pytestmark = [
 ID = "3f0c7a52-9d1e-4b6b-8a70-1c2d3e4f5a60"
 ONE_ID = r"[0-9a-f]{8}-[0-9a-f-]{27}"
 OTHER_ID = "9a8b7c6d-5e4f-4031-9223-344556677889"
-
-
-@pytest.fixture
-def api(monkeypatch):
-    with anon_api(monkeypatch) as (simulator, clock):
-        yield simulator, clock
-
-
-@pytest.fixture
-def simulator(api):
-    return api[0]
-
-
-@pytest.fixture
-def clock(api):
-    return api[1]
 
 
 @pytest.fixture(params=MODES)

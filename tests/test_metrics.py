@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSkipException, AirflowTaskTimeout, Stats
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_3_PLUS
-from carry_out import MODES, anon_api, carry_out
+from carry_out import MODES, carry_out
 from core import NOW, no_response, payload, response
 from statsd_server import start_stats, statsd
 
@@ -28,22 +28,6 @@ DOCS = Path(__file__).parent.parent.joinpath("docs", "metrics.md").read_text(enc
 UNDER_WAY = "PENDING 40s, IN_PROGRESS 100s"
 GOOD = "slow 0s"
 INTERVAL = 30
-
-
-@pytest.fixture
-def api(monkeypatch):
-    with anon_api(monkeypatch) as (simulator, clock):
-        yield simulator, clock
-
-
-@pytest.fixture
-def simulator(api):
-    return api[0]
-
-
-@pytest.fixture
-def clock(api):
-    return api[1]
 
 
 @pytest.fixture

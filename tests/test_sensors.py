@@ -7,18 +7,12 @@ import socket
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG, BaseHook, PokeReturnValue, task
-from carry_out import anon_api, carry_out
+from carry_out import carry_out
 
 from airflow_anon.operators import AnonWorkflowRunOperator
 from airflow_anon.sensors import AnonWorkflowRunSensor
 
 CLASSES = [AnonWorkflowRunSensor, AnonWorkflowRunOperator]
-
-
-@pytest.fixture
-def api(monkeypatch):
-    with anon_api(monkeypatch) as (simulator, clock):
-        yield simulator, clock
 
 
 @pytest.mark.parametrize("kind", CLASSES)

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from airflow.providers.common.compat.sdk import DAG, BaseOperator, TaskDeferred, task
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, AIRFLOW_V_3_3_PLUS
-from carry_out import TaskInstance, TaskInstance3, anon_api, carry_out
+from carry_out import TaskInstance, TaskInstance3, carry_out
 from core import RUN_ID
 
 from airflow_anon import shortcuts
@@ -20,12 +20,6 @@ only_new = pytest.mark.skipif(
     not AIRFLOW_V_3_3_PLUS, reason="Airflow 3.3 and later can start a task in the triggerer"
 )
 START = datetime(2025, 1, 1, tzinfo=timezone.utc)
-
-
-@pytest.fixture
-def api(monkeypatch):
-    with anon_api(monkeypatch) as (simulator, clock):
-        yield simulator, clock
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowSkipException, TaskDeferred
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
 from airflow.triggers.base import TriggerEvent
-from carry_out import TaskInstance, TaskInstance3, anon_api, carried_out, events_of
+from carry_out import TaskInstance, TaskInstance3, carried_out, events_of
 from core import RUN_ID
 
 import airflow_anon
@@ -39,12 +39,6 @@ def simulator(monkeypatch):
     with Simulator(token="let-me-in") as simulator:
         monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection())
         yield simulator
-
-
-@pytest.fixture
-def api(monkeypatch):
-    with anon_api(monkeypatch) as (simulator, clock):
-        yield simulator, clock
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_3_PLUS
-from carry_out import MODES, anon_api, carry_out
+from carry_out import MODES, carry_out
 
 from airflow_anon.exceptions import (
     AnonAuthenticationError,
@@ -29,22 +29,6 @@ LOG_LINE = re.compile(r"^\S+Z \[\w+ *\] (.*?) +\[[\w.]*airflow_anon[\w.]*\]", re
 GOOD = "slow 0s"
 UNDER_WAY = "PENDING 40s, IN_PROGRESS 100s"
 BEGINNINGS = {"already over": "", "over later": f"{UNDER_WAY}, "}
-
-
-@pytest.fixture
-def api(monkeypatch):
-    with anon_api(monkeypatch) as (simulator, clock):
-        yield simulator, clock
-
-
-@pytest.fixture
-def simulator(api):
-    return api[0]
-
-
-@pytest.fixture
-def clock(api):
-    return api[1]
 
 
 @pytest.fixture(params=MODES)

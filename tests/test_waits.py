@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSkipException, AirflowTaskTimeout
-from carry_out import anon_api, carry_out
+from carry_out import carry_out
 
 from airflow_anon.exceptions import (
     AnonProtocolError,
@@ -21,12 +21,6 @@ from airflow_anon.protocol import Look, Outcome, Plan
 from airflow_anon.sensors import AnonWorkflowRunSensor
 
 GOOD = "slow 0s"
-
-
-@pytest.fixture
-def api(monkeypatch):
-    with anon_api(monkeypatch) as (simulator, clock):
-        yield simulator, clock
 
 
 def forgetful(api, run_id, **options):
