@@ -219,10 +219,13 @@ def worker_killed(weather: Weather) -> None:
 
 
 def database_restarted(weather: Weather) -> None:
-    """Stop the database for a moment."""
+    """Stop the database for a moment; the triggerers end with it, and take their waits on when they are back."""
+    system = weather.system
     weather.note(f"database restarted, {weather.scale.database_away:.0f} s away")
     with weather.runs_end(weather.scale.database_away + weather.scale.calm):
-        weather.system.postgres.restart(weather.scale.database_away)
+        system.postgres.restart(weather.scale.database_away)
+        system.wait_for_takeover(weather.groups, time.time())
+    system.let_pass(weather.scale.interval)
     weather.meter.end("database restarted")
 
 

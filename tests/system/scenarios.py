@@ -149,7 +149,7 @@ class System:
                 len(group.tasks) for group in groups
             )
 
-        self.wait_until("waits are over", all_over)
+        self.wait_until("waits are over", all_over, patience=1800)
 
     def conclude(self, scenario: str, group: Group, **figures: Any) -> None:
         """Judge a group, tell and keep the result."""
