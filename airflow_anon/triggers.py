@@ -18,7 +18,7 @@ from airflow_anon.links import NOT_KEPT, link_xcom, plain_xcom, run_url
 from airflow_anon.memory import Memory
 from airflow_anon.metrics import WaitCount
 from airflow_anon.passing import GroupReturn, from_kwargs
-from airflow_anon.protocol import Look, Outcome, ending, take_look, wait_for_run
+from airflow_anon.protocol import FIRST_LOOK_PATIENCE, Look, Outcome, ending, take_look, wait_for_run
 from airflow_anon.shortcuts import why_not_end_here
 
 if TYPE_CHECKING:
@@ -91,12 +91,19 @@ class WaitingTrigger(BaseTrigger):
         return vars(self) | self._limits()
 
     def _limits(self) -> dict[str, float]:
-        """Find out when a wait began that was started without a worker: Airflow knows when it is to end."""
+        """
+        Find out when a wait began that was started without a worker: Airflow knows when it is to end.
+
+        Another triggerer may have begun it. After the patience of a first look it would be over, had the
+        run not been seen there.
+        """
         timeout_after: datetime | None = getattr(self, "timeout_after", None)
         if self.started_at is not None or self.timeout is None or timeout_after is None:
             return {}
         deadline = timeout_after.timestamp() - TRIGGER_GRACE
-        return {"started_at": deadline - self.timeout, "deadline": deadline}
+        started_at = deadline - self.timeout
+        seen = {"seen_at": started_at} if time.time() - started_at > FIRST_LOOK_PATIENCE else {}
+        return {"started_at": started_at, "deadline": deadline, **seen}
 
     def _ends_here(self) -> bool:
         """Say whether a good end is to be the task's, without a worker, and loses nothing."""

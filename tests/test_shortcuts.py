@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -13,7 +14,8 @@ from carry_out import TaskInstance, TaskInstance3, carry_out
 from core import RUN_ID
 
 from airflow_anon import shortcuts
-from airflow_anon.sensors import AnonWorkflowRunSensor
+from airflow_anon.exceptions import AnonUnavailableError
+from airflow_anon.sensors import AnonWorkflowRunSensor, AnonWorkflowRunsSensor
 from airflow_anon.shortcuts import template_for_triggerer
 
 only_new = pytest.mark.skipif(
@@ -424,6 +426,61 @@ def test_a_wait_whose_run_is_not_seen_in_the_triggerer_has_its_link_from_a_worke
     assert [(link.where, link.url) for link in story.links] == [
         ("worker", f"{simulator.url}/api/v2/workflow-runs/{run_id}")
     ]
+
+
+# Another triggerer takes it on
+
+
+def taken_over(sensor, began):
+    """The same sensor, as if its wait had begun some seconds before, in a triggerer that has died since."""
+    args = sensor.start_trigger_args
+    sensor.start_trigger_args = replace(args, timeout=args.timeout - timedelta(seconds=began))
+    return sensor
+
+
+@only_new
+@pytest.mark.parametrize("fault", ["503 x12", "401 x12"])
+def test_a_wait_that_is_taken_on_in_an_outage_has_the_patience_of_one_whose_run_was_seen(api, fault):
+    simulator, clock = api
+    run_id = simulator.create_run("PENDING 10m, COMPLETED")
+    simulator.add_faults(fault, run_id)
+
+    story = carry_out(
+        lambda: taken_over(sensor_with(run_id, poke_interval=30, end_from_trigger=True), began=90), clock
+    )
+
+    assert (story.state, story.starts) == ("success", 0)
+
+
+@only_new
+def test_a_wait_that_is_taken_on_in_its_first_minute_has_as_little_patience_as_any(api):
+    simulator, clock = api
+    run_id = simulator.create_run("PENDING 10m, COMPLETED")
+    simulator.start_outage("503")
+    start = clock.time()
+
+    story = carry_out(lambda: taken_over(sensor_with(run_id), began=30), clock)
+
+    assert isinstance(story.error, AnonUnavailableError)
+    assert "No answer about workflow run" in str(story.error)
+    assert clock.time() - start < 90
+
+
+@only_new
+def test_many_runs_that_are_taken_on_in_an_outage_have_that_patience_too(api):
+    simulator, clock = api
+    run_ids = [simulator.create_run("PENDING 10m, COMPLETED") for _ in range(3)]
+    simulator.outage(300, "503")
+
+    def make_task():
+        sensor = AnonWorkflowRunsSensor(
+            task_id="wait", workflow_run_ids=run_ids, start_from_trigger=True, end_from_trigger=True
+        )
+        return taken_over(sensor, began=90)
+
+    story = carry_out(make_task, clock)
+
+    assert (story.state, story.starts) == ("success", 0)
 
 
 # Parsing

@@ -172,7 +172,11 @@ def storm(system: System) -> None:
     system.wait_for_end(groups)
 
     for group in groups:
-        excused = weather.excused | system.airflow.mixed_up(group.dag_id)
+        excused = (
+            weather.excused
+            | system.airflow.mixed_up(group.dag_id)
+            | system.airflow.failed_by_itself(group.dag_id)
+        )
         tally = judge(group, system.database.rows(group), system.runs, excused)
         system.keep(group.dag_id, tally)
     system.facts |= {

@@ -61,7 +61,8 @@ all its time, and each look in reschedule mode is the start of a task.
 
 From the first wait to the end of the last: {seconds}. {restarts}
 
-{excused} tasks were with the worker when it was killed and had another try, as Airflow does if there are `retries`. {others}
+{excused} tasks had another try, as Airflow does if there are `retries`: they were with the worker when it was killed, or done when
+the database was away and nobody took their XCom. {others}
 
 ## What the API was asked
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from airflow_anon.simulator import Simulator
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from real_airflow import MIXED_UP
+from real_airflow import MIXED_UP, Airflow
 from waits import WRONGS, End, Row, Runs, Wait, judge, many_together, one_by_one
 from windows import Meter, densest
 
@@ -142,3 +143,21 @@ def test_a_try_that_airflow_has_mixed_up_is_told_by_its_scheduler():
         "index": "0",
     }
     assert MIXED_UP.search(told.replace("queued", "running")) is None
+
+
+@pytest.mark.parametrize(
+    ("where", "by_itself"),
+    [
+        (["airflow/sdk/execution_time/task_runner.py", "airflow/sdk/bases/xcom.py"], {("run", "wait", 7)}),
+        (["airflow/sdk/execution_time/task_runner.py", "airflow_anon/sensors.py"], set()),
+    ],
+)
+def test_only_a_failure_in_airflows_own_code_is_its_own(tmp_path, where, by_itself):
+    error = {"exc_type": "AirflowRuntimeError", "frames": [{"filename": name} for name in where]}
+    told = {"event": "Task failed with exception", "run_id": "run", "task_id": "wait", "map_index": 7}
+    lines = [told | {"event": "Pushing xcom"}, told | {"error_detail": [error]}]
+    log = tmp_path / "logs" / "dag_id=dag" / "task_id=wait" / "attempt=1.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("\n".join(json.dumps(line, separators=(",", ":")) for line in lines))
+
+    assert Airflow(tmp_path, "", {}).failed_by_itself("dag") == by_itself

@@ -322,7 +322,7 @@ def judge(
 
     A *delay* is from a run's end to its task's; a *lag* only from the look that saw the end.
 
-    :param excused: tasks that may have been tried again, as their worker was killed or Airflow mixed up their starts.
+    :param excused: tasks that may have been tried again: their worker was killed, or Airflow stumbled over itself.
     """
     tally = Tally(len(group.waits))
     delays, lags = [], []
