@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 
 # The reference is read from the package, which loads Airflow, which writes its settings somewhere.
@@ -26,6 +27,9 @@ smartquotes_action = "D"
 
 myst_heading_anchors = 3
 
+# Where nothing is included or filled in, as on a page in the repository, a line says where it is.
+FOR_THE_REPOSITORY = re.compile(r"^In the repository.+\n\n?", re.MULTILINE)
+
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
@@ -35,3 +39,12 @@ nitpick_ignore_regex = [
     # Short names of type hints, which stay short in a signature.
     ("py:class", r"timedelta|DateTime|UserInputCallback|Change"),
 ]
+
+
+def setup(app):
+    """Leave out of the site what is for readers of the repository alone."""
+    app.connect("source-read", leave_out)
+
+
+def leave_out(_app, _page, source):
+    source[0] = FOR_THE_REPOSITORY.sub("", source[0])
