@@ -115,6 +115,23 @@ def judges(session: nox.Session) -> None:
 
 
 @nox.session(python=interpreter(MATRIX[MAIN]))
+def mutants(session: nox.Session) -> None:
+    """Make the core wrong in a thousand ways, in a copy, and report those that no test sees."""
+    install(session, "test", "mutation")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("airflow_anon", "tests"):
+            shutil.copytree(name, Path(folder, name), ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "README.md"):
+            shutil.copy(name, folder)
+        session.chdir(folder)
+        env = {"PYTHONPATH": folder}
+        session.run("cosmic-ray", "init", "tests/mutants.toml", "mutants.sqlite")
+        session.run("cr-filter-operators", "mutants.sqlite", "tests/mutants.toml")
+        session.run("cosmic-ray", "exec", "tests/mutants.toml", "mutants.sqlite", env=env)
+        session.run("cr-report", "--surviving-only", "--show-diff", "mutants.sqlite")
+
+
+@nox.session(python=interpreter(MATRIX[MAIN]))
 def build(session: nox.Session) -> None:
     """Build wheel and sdist into ``dist/`` and check them."""
     session.install("-c", pins(MAIN, MATRIX[MAIN]), "build", "check-wheel-contents", "twine")
@@ -163,7 +180,7 @@ def constraints(session: nox.Session) -> None:
     lines = {(airflow, python): ["test"] for airflow, python in MATRIX.items() if airflow != MAIN}
     lines[OLDEST, MATRIX[OLDEST]] += ["browser"]
     lines |= {
-        (MAIN, python): ["test", "check", "audit", "browser", "docs", "judge", "system"]
+        (MAIN, python): ["test", "check", "audit", "browser", "docs", "judge", "mutation", "system"]
         for python in PYTHONS_OF_MAIN
     }
     Path("constraints").mkdir(exist_ok=True)
