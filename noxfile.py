@@ -150,7 +150,8 @@ def wheel(session: nox.Session) -> None:
     (built,), (source,) = (list(Path("dist").resolve().glob(kind)) for kind in ("*.whl", "*.tar.gz"))
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree("tests/wheel", folder, dirs_exist_ok=True)
-        shutil.copy("demo/local_airflow.py", folder)
+        for name in ("local_airflow.py", "loopback.py"):
+            shutil.copy(f"demo/{name}", folder)
         session.chdir(folder)
         session.run("python", "-m", "venv", "--without-pip", "bare")
         python = str(Path(folder, "bare", "bin", "python"))
