@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .PHONY: demo ui test lint types layers docs matrix oldest between system test-system reliability browser screenshots chromium \
-  bench judges wheel audit build constraints clean
+  bench judges mutants wheel audit build constraints clean
 
 AIRFLOW := 3.3.2
 PYTHONS := python3 python3.11 python3.12 python3.13 python3.10
@@ -66,6 +66,9 @@ bench: .venv/ready  ## ours beside other providers; writes benchmarks/RESULTS.md
 
 judges: .venv/ready  ## Schemathesis, Prism, nginx and tinyproxy try the simulator and the package
 	$(BIN)/nox -s judges
+
+mutants: .venv/ready  ## make the core wrong in a thousand ways; which does no test see? Some three quarters of an hour
+	$(BIN)/nox -s mutants
 
 wheel: .venv/ready  ## what is built works where only Airflow is, and keeps its types
 	$(BIN)/nox -s wheel
