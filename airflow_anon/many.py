@@ -50,9 +50,9 @@ class ManyWait(BaseWait[Group]):
         try:
             return self._look_round(memory, was_seen=memory.was_seen)
         except Exception:
-            # It may go on, if silent_fail is set.
             self._call_back(context, memory)
-            self._keep(context, plan, memory)
+            if self.sensor.silent_fail:
+                self._keep(context, plan, memory)
             raise
 
     def _look_round(self, memory: Group, *, was_seen: bool) -> Look:
