@@ -47,7 +47,13 @@ class ManyWait(BaseWait[Group]):
         return to_json(memory)
 
     def _look(self, context: Context, plan: Plan, memory: Group) -> Look:
-        return self._look_round(memory, was_seen=memory.was_seen)
+        try:
+            return self._look_round(memory, was_seen=memory.was_seen)
+        except Exception:
+            self._call_back(context, memory)
+            if self.sensor.silent_fail:
+                self._keep(context, plan, memory)
+            raise
 
     def _look_round(self, memory: Group, *, was_seen: bool) -> Look:
         for due in (memory.due, memory.unread):
@@ -76,7 +82,7 @@ class ManyWait(BaseWait[Group]):
         members = memory.unfinished
         seen_at = [member.memory.seen_at for member in members]
         for member in members:
-            member.memory.seen_at, member.memory.missed, member.due_at = time.time(), 0, 0.0
+            member.begin_again(time.time())
         look = self._look_round(memory, was_seen=was_seen)
         for member, before in zip(members, seen_at, strict=True):
             if member.memory.missed:
@@ -84,6 +90,9 @@ class ManyWait(BaseWait[Group]):
         return look
 
     def _ask_users(self, context: Context, memory: Group, look: Look) -> None:
+        self._call_back(context, memory)
+
+    def _call_back(self, context: Context, memory: Group) -> None:
         for run in memory.asking:
             self._ask_user(context, run)
 
@@ -103,14 +112,16 @@ class ManyWait(BaseWait[Group]):
         group = self._read(plan, kept)
         self.begun = plan, group
         self._count(plan, group)
+        returned.tell(group)
         error = returned.error
         if error is not None and not error.retryable:
             raise error
-        returned.tell(group)
-        look = self._look_again(context, plan, group)
+        try:
+            look = self._look_again(context, plan, group)
+        finally:
+            self._call_back(context, group)
         if error is not None and group.is_silent_about(error.workflow_run_id):
             raise error
-        self._ask_users(context, group, look)
         if look.outcome is Outcome.WAITING:
             self._go_on_in_triggerer(context, plan, group, look.at + look.pause.seconds)
         self._tell_why_end_on_worker(context)
