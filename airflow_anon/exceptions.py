@@ -85,6 +85,11 @@ class AnonConfigurationError(AnonError):
         self.conn_id = conn_id
         self.field = field
 
+    @property
+    def is_unread(self) -> bool:
+        """Whether the connection itself was not to be had, and no field of it is wrong."""
+        return self.field == "anon_conn_id"
+
 
 class AnonUnreadableConnectionError(AnonConfigurationError):
     """Airflow could not read the connection just now, which says nothing of what is in it."""

@@ -337,7 +337,7 @@ class AnonHook(BaseHook):
         try:
             endpoint = self.endpoint()
         except AnonConfigurationError as error:
-            if error.field != "anon_conn_id":
+            if not error.is_unread:
                 raise
             return False
         return self.get_conn().renew(endpoint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from base64 import b64encode
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from string import Formatter
 from typing import Any, NoReturn, TypeVar
-from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, quote_plus, unquote, unquote_plus, urlsplit, urlunsplit
 
 from airflow_anon import __version__
 from airflow_anon.exceptions import AnonConfigurationError
@@ -33,7 +34,9 @@ OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connect
 OUR_HEADERS = {"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "identity"}
 LARGEST_NUMBER = 1e6
 LONGEST_EXCERPT = 200
-READ_FOR_EXCERPT = 4096
+READ_FOR_EXCERPT = 16 * 1024
+LONGEST_ESCAPE = 6  # of one letter, as in \u0026 and &quot;
+JSON_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|(.))")
 SHORTEST_SECRET = 5  # as for Airflow: what is shorter is no secret, and would tear other words apart
 EXTRAS = (
     "timeout",
@@ -98,20 +101,23 @@ class Endpoint:
         further = fields.take("headers", _headers, {})
         headers = _merged(OUR_HEADERS, further, credential)
         proxy = fields.take("proxy", proxy_url, None)
+        client_cert, client_key = _client_certificate(fields)
+        values = [*further.values(), *credential.values()]
+        without_scheme = [value.partition(" ")[2] for value in values]
         return cls(
             conn_id=conn_id,
             base_url=base_url,
             headers=headers,
             timeout=fields.take("timeout", _positive, DEFAULT_TIMEOUT),
             verify=fields.take("verify", _verify, default=True),
-            client_cert=fields.take("client_cert", _text, None),
-            client_key=fields.take("client_key", _text, None),
+            client_cert=client_cert,
+            client_key=client_key,
             proxy=proxy,
             max_connections=fields.take("max_connections", _count, DEFAULT_MAX_CONNECTIONS),
             max_requests_per_second=fields.take("max_requests_per_second", _positive, None),
             run_url_template=fields.take("run_url_template", _run_url_template, None),
-            cautions=tuple(_cautions(fields, base_url, credential)),
-            secrets=_secrets(login, password, *further.values(), *credential.values(), *_of_proxy(proxy)),
+            cautions=tuple(_cautions(fields, base_url, headers, credential)),
+            secrets=_secrets(login, password, *values, *without_scheme, *_of_proxy(proxy)),
         )
 
     def url(self, path: str) -> str:
@@ -119,13 +125,20 @@ class Endpoint:
         return self.base_url + path
 
     def excerpt(self, body: bytes) -> str:
-        """Return the beginning of an error's body for a message: in one line, and without our secrets."""
-        text = body[:READ_FOR_EXCERPT].decode(errors="replace")
-        text = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+        """
+        Return the beginning of an error's body for a message: in one line, and without our secrets.
+
+        Nothing of it is shown if it spells one of them in a way that only unescaping brings to light.
+        """
+        text = _in_one_line(body[:READ_FOR_EXCERPT].decode(errors="replace"))
         for secret in self.secrets:
             text = text.replace(secret, "***")
-        if len(body) > READ_FOR_EXCERPT and self.secrets:
-            text = text[: -len(self.secrets[0])]  # where a secret may have been cut in two
+        reach = LONGEST_ESCAPE * len(self.secrets[0] if self.secrets else "")
+        texts = _unescaped(text[: LONGEST_EXCERPT + reach])
+        if any(secret in plain for plain in texts for secret in self.secrets):
+            return "***"
+        if len(body) > READ_FOR_EXCERPT and reach:
+            text = text[:-reach]  # where a secret may have been cut in two
         return text if len(text) <= LONGEST_EXCERPT else f"{text[:LONGEST_EXCERPT]}..."
 
 
@@ -176,7 +189,7 @@ def _base_url(fields: _Fields, host: str | None, schema: str | None, port: int |
     netloc = parts.hostname or ""
     if ":" in netloc:
         netloc = f"[{netloc}]"
-    if not HOST_NAME.fullmatch(netloc):
+    if not HOST_NAME.fullmatch(netloc) or not parts.netloc.isascii():  # lower case can turn others into ASCII
         fields.refuse("host", "is no host name or address such as worker.anon.com")
     number = _port(fields, parts, port)
     if number and number != {"https": 443, "http": 80}[scheme]:
@@ -189,7 +202,7 @@ def _base_url(fields: _Fields, host: str | None, schema: str | None, port: int |
 
 def _split_host(fields: _Fields, host: str) -> SplitResult:
     try:
-        parts = urlsplit(host if "://" in host else f"//{host}")
+        parts = _split(host if "://" in host else f"//{host}")
         if "[" in parts.netloc:
             IPv6Address(parts.hostname or "")  # Python 3.10 takes any text in brackets
     except ValueError:
@@ -203,6 +216,13 @@ def _split_host(fields: _Fields, host: str) -> SplitResult:
     if parts.hostname in {"http", "https"}:
         fields.refuse("host", "looks like a URL whose colon is missing")
     return parts
+
+
+def _split(url: str) -> SplitResult:
+    """Split a URL; line breaks and tabs, which ``urlsplit`` drops in silence, are refused."""
+    if not url.isprintable():
+        raise ValueError
+    return urlsplit(url)
 
 
 def _port(fields: _Fields, parts: SplitResult, port: int | None) -> int | None:
@@ -225,17 +245,24 @@ def _credential(fields: _Fields, login: str | None, password: str | None) -> dic
     # A header of one's own mostly wants the bare token; Authorization always has a scheme.
     default_scheme = "Bearer" if header.lower() == "authorization" else ""
     scheme = fields.take("credential_scheme", _header_value, default_scheme)
+    if re.search("[\ud800-\udfff]", login + secret):
+        fields.refuse("password", "or login has characters that are no text")
     if not secret:
         return {}
     if re.fullmatch(r"\*{3,}", secret):
         fields.refuse("password", "is a mask (***) in place of the token: enter the token again")
     if login:
-        if re.search("[\ud800-\udfff]", login + secret):
-            fields.refuse("password", "or login has characters that are no text")
         return {header: f"Basic {b64encode(f'{login}:{secret}'.encode()).decode()}"}
     if not re.fullmatch(r"[\x21-\x7e]+", secret):
         fields.refuse("password", "has blanks or characters that an HTTP header cannot carry")
     return {header: f"{scheme} {secret}".strip()}
+
+
+def _client_certificate(fields: _Fields) -> tuple[str | None, str | None]:
+    cert, key = fields.take("client_cert", _text, None), fields.take("client_key", _text, None)
+    if key and not cert:
+        fields.refuse("client_key", "is of no use without the certificate it belongs to, client_cert")
+    return cert, key
 
 
 def _of_proxy(proxy: str | None) -> tuple[str, ...]:
@@ -248,17 +275,53 @@ def _of_proxy(proxy: str | None) -> tuple[str, ...]:
 
 def _secrets(*values: str | None) -> tuple[str, ...]:
     """Return what must not be shown, as it is and as an answer may spell it, the longest first."""
-    words = {word for value in values if value for word in (value.strip(), *value.split()[-1:])}
-    spellings = {
-        spelling for word in words for spelling in (word, quote(word, safe=""), json.dumps(word)[1:-1])
-    }
+    words = {value.strip() for value in values if value}
+    spellings = {_in_one_line(spelling) for word in words for spelling in _spellings(word)}
     return tuple(sorted((text for text in spellings if len(text) >= SHORTEST_SECRET), key=len, reverse=True))
 
 
-def _cautions(fields: _Fields, base_url: str, credential: Mapping[str, str]) -> list[str]:
+def _spellings(word: str) -> tuple[str, ...]:
+    return (
+        word,
+        quote(word, safe=""),
+        quote_plus(word),
+        html.escape(word),
+        json.dumps(word)[1:-1],
+        # taken for what it is not, by the server or by us
+        word.encode().decode("latin1"),
+        word.encode("latin1", errors="replace").decode(errors="replace"),
+    )
+
+
+def _unescaped(text: str) -> set[str]:
+    """Return what a text may stand for, if it was escaped twice at most, for HTML, JSON or a URL."""
+    texts = {text}
+    for _ in range(2):
+        texts |= {undo(text) for text in texts for undo in (html.unescape, _of_json, unquote, unquote_plus)}
+    return set(map(_in_one_line, texts))
+
+
+def _of_json(text: str) -> str:
+    plain = JSON_ESCAPE.sub(_letter, text)
+    return plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # joins surrogates
+
+
+def _letter(escape: re.Match[str]) -> str:
+    code, letter = escape.groups()
+    return chr(int(code, 16)) if code else " " if letter in "nrt" else str(letter)
+
+
+def _in_one_line(text: str) -> str:
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
+def _cautions(
+    fields: _Fields, base_url: str, headers: Mapping[str, str], credential: Mapping[str, str]
+) -> list[str]:
     cautions = []
     parts = urlsplit(base_url)
-    if credential and parts.scheme == "http" and not LOOPBACK.fullmatch(parts.hostname or ""):
+    has_credential = bool(credential) or "authorization" in map(str.lower, headers)
+    if has_credential and parts.scheme == "http" and not LOOPBACK.fullmatch(parts.hostname or ""):
         cautions.append(
             f"Connection {fields.conn_id!r} sends its credential to {parts.netloc} over plain http, "
             "where anyone on the way can read it: use https."
@@ -344,7 +407,7 @@ def proxy_url(value: object) -> str:
     """
     text = _text(value)
     try:
-        parts = urlsplit(text if "://" in text else f"http://{text}")
+        parts = _split(text if "://" in text else f"http://{text}")
         usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
         unquote(parts.netloc).encode("latin1")  # Basic credentials of a proxy have no other characters
     except ValueError:

@@ -265,7 +265,7 @@ class SharedClient:
         try:
             await self._open()
         except AnonConfigurationError as error:
-            if error.field != "anon_conn_id":
+            if not error.is_unread:
                 raise
 
     async def _follow(self, path: str) -> Response | NoResponse | None:

@@ -359,21 +359,27 @@ class Client:
             raise error.with_traceback(None) from error.__cause__  # the variables may hold a proxy's password
 
     def _open_session(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
-        self.session = requests.Session()
-        self.session.trust_env = False
-        # Even for a redirect that is not followed, requests would read its body and its Location.
-        self.session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]  # noqa: ARG005
         proxy = proxy_for(endpoint)
-        self.session.mount(f"{urlsplit(endpoint.base_url).scheme}://", _Adapter(endpoint, proxy, self.clock))
+        session = requests.Session()
+        session.trust_env = False
+        # Even for a redirect that is not followed, requests would read its body and its Location.
+        session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]  # noqa: ARG005
+        session.mount(f"{urlsplit(endpoint.base_url).scheme}://", _Adapter(endpoint, proxy, self.clock))
+        # All or nothing: a credential must not go out without the proxy and the TLS settings that belong to it.
+        self.endpoint, self.session = endpoint, session
         self.proxies = {"http": proxy, "https": proxy} if proxy else {}
 
     def renew(self, endpoint: Endpoint) -> bool:
-        """Go on with another endpoint; say whether it is another."""
+        """
+        Go on with another endpoint; say whether it is another.
+
+        :raises AnonConfigurationError: it makes no sense, and the client is as it was.
+        """
         if endpoint == self.endpoint:
             return False
-        self.close()
+        before = self.session
         self._open(endpoint)
+        before.close()
         return True
 
     def send(self, request: Request) -> Response | NoResponse:
@@ -480,7 +486,7 @@ def unread(error: AnonConfigurationError, where: str) -> NoResponse:
 
     :raises AnonConfigurationError: it was read, and makes no sense.
     """
-    if error.field != "anon_conn_id":
+    if not error.is_unread:
         raise error
     now = time.time()
     return NoResponse(str(error).rstrip("."), now, now, where, error.conn_id)

@@ -197,6 +197,7 @@ def test_a_setting_that_makes_no_sense_is_named_before_any_request(world, stored
 
     assert (caught.value.conn_id, caught.value.field) == ("anon_default", field)
     assert not caught.value.retryable
+    assert not caught.value.is_unread
     told = str(caught.value).removeprefix("Connection 'anon_default': ")
     assert AnonHook().test_connection() == (False, told)
 
@@ -209,6 +210,7 @@ def test_a_missing_connection_is_said_to_be_missing(world):
         "Connection 'nowhere': There is no such connection. Create it with type 'anon', or correct anon_conn_id."
     )
     assert (caught.value.conn_id, caught.value.retryable) == ("nowhere", False)
+    assert caught.value.is_unread
     told = "There is no such connection. Create it with type 'anon', or correct anon_conn_id."
     assert AnonHook("nowhere").test_connection() == (False, told)
 
@@ -223,6 +225,7 @@ def test_a_connection_that_cannot_be_read_just_now_may_be_tried_again(world):
         world.get(Hook())
 
     assert caught.value.retryable
+    assert caught.value.is_unread
     assert TOKEN not in "".join(traceback.format_exception(caught.value))
 
 

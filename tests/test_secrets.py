@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
+import runpy
 import traceback
 from base64 import b64encode
 from contextlib import suppress
@@ -15,7 +17,8 @@ from urllib.parse import quote
 import carry_out as harness
 import pytest
 from airflow.models.trigger import Trigger
-from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
+from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, AIRFLOW_V_3_1_PLUS
+from airflow.utils.session import create_session
 from carry_out import MODES, carry_out, moving_time
 from core import RUN_ID, payload
 from server import Server, answer, reset, then_close
@@ -362,10 +365,80 @@ def test_no_way_of_failing_shows_a_secret(row, mode, connect, logged, handed_ove
     log = logged()
     assert not found_in(*shown_by(story.error), log)
     assert not found_in(*map(json.dumps, [story.events, story.xcom, store.values]), *story.log, *handed_over)
+    assert not found_in(*map(str, story.links))
     assert not found_in(
         *map(repr, objects), *(str(vars(hook)) for hook in objects if isinstance(hook, AnonHook))
     )
     assert not found_in(*(str(getattr(task, name)) for task in tasks for name in task.template_fields))
+
+
+# What Airflow's API server tells of a task
+
+OF_TASKS = "/api/v2/dags/{dag_id}/dagRuns/{dag_run_id}/taskInstances"
+
+
+@pytest.fixture
+def api_server(monkeypatch):
+    """A client of Airflow's API server, which is let in."""
+    monkeypatch.setenv("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS", "True")
+    monkeypatch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", "made up for this test, " * 4)
+    create_app = import_module("airflow.api_fastapi.app").create_app
+    with import_module("fastapi.testclient").TestClient(create_app("core")) as client:
+        client.headers["Authorization"] = f"Bearer {client.get('/auth/token').json()['access_token']}"
+        yield client
+
+
+def told_of_task(api_server, dag_run_id):
+    """Ask for whatever the server has to tell of a task; return what it answers, by path."""
+    names = {"dag_id": "link_deferred", "dag_run_id": dag_run_id, "task_id": "wait", "map_index": "-1"}
+    names |= {"try_number": "1", "task_try_number": "1"}
+    told, keys = {}, {}
+    paths = [path for path, methods in api_server.app.openapi()["paths"].items() if "get" in methods]
+    for path in sorted(path for path in paths if path.startswith(OF_TASKS)):
+        for key in keys.get(path.rpartition("/")[0], [""]):
+            answer = api_server.get(path.format(**names, key=key, xcom_key=key))
+            told[path.removeprefix(OF_TASKS) + key] = answer.text
+            if not key:
+                keys[path] = re.findall('"key":"([^"]+)"', answer.text)
+    return told
+
+
+@pytest.mark.skipif(
+    not AIRFLOW_V_3_1_PLUS, reason="what dag.test() runs is not known to an earlier API server"
+)
+def test_the_api_server_tells_no_secret_of_a_task(connect, database, api_server, monkeypatch):
+    model = import_module("airflow.models.taskinstance").TaskInstance
+    told = []
+
+    def ask(**fields):
+        with create_session() as session:
+            of_dag = session.query(model).filter(model.dag_id == "link_deferred")
+            dag_run_id = max(ti.run_id for ti in of_dag)
+            if fields:
+                of_dag.filter(model.run_id == dag_run_id).update(fields)
+        told.append(told_of_task(api_server, dag_run_id))
+
+    async def asleep(seconds):
+        ask(state="deferred")  # dag.test() would have it queued
+
+    monkeypatch.setattr("airflow_anon.transport.asleep", asleep)
+    dag = runpy.run_path(str(database / "links.py"))["DAGS"]["deferred"]
+    with Server(*ROWS["not found later"]) as server:
+        connect(server)
+        dag.test(run_conf={"run": RUN_ID})
+    ask()
+
+    deferred, failed = told
+    for answers, state in ((deferred, "deferred"), (failed, "failed")):
+        assert f'"state":"{state}"' in answers["/{task_id}/{map_index}"]
+        assert (
+            '"classpath":"airflow_anon.triggers.AnonWorkflowRunTrigger"' in answers["/{task_id}/{map_index}"]
+        )
+        assert f'"workflow_run_id":"{RUN_ID}"' in answers["/{task_id}/{map_index}"]
+        assert f'"state":"{state}"' in answers["/{task_id}/tries"]
+        assert RUN_ID in answers["/{task_id}/links"]
+        assert RUN_ID in answers["/{task_id}/xcomEntries/{xcom_key}_link_AnonWorkflowRunLink"]
+        assert not found_in(*answers.values())
 
 
 def test_the_log_that_is_searched_has_what_libraries_say(connect, logged):

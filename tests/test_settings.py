@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import html
 import json
 import pickle
+import re
+import time
 import traceback
 from base64 import b64decode
+from urllib.parse import quote, quote_plus
 
 import pytest
 
 from airflow_anon import __version__
 from airflow_anon.exceptions import AnonConfigurationError
-from airflow_anon.settings import EXTRAS, Endpoint
+from airflow_anon.settings import EXTRAS, READ_FOR_EXCERPT, Endpoint
 
 SECRET = "s3cr3t-t0k3n"
 MASKED = "***"
@@ -40,6 +44,7 @@ def refusal(extra: object = None, **fields) -> AnonConfigurationError:
         {"host": "  "},
         {"host": "worker.anon.com"},
         {"host": " worker.anon.com "},
+        {"host": "\tworker.anon.com\r\n"},
         {"host": "worker.anon.com/"},
         {"host": "worker.anon.com///"},
         {"host": "worker.anon.com:443"},
@@ -115,6 +120,15 @@ def test_any_other_host_is_honoured(fields, base_url):
         ({"host": "://worker.anon.com"}, "host"),
         ({"host": ":443"}, "host"),
         ({"host": "worker anon com"}, "host"),
+        ({"host": "worker\n.anon.com"}, "host"),
+        ({"host": "worker.anon.com\r\n.anon.example"}, "host"),
+        ({"host": "worker.\tanon.com"}, "host"),
+        ({"host": "https://worker.anon.com/a\nb"}, "host"),
+        ({"host": "https:\n//worker.anon.com"}, "host"),
+        ({"host": "\x01https://worker.anon.com"}, "host"),
+        ({"host": "worker.anon.com/\x7f"}, "host"),
+        ({"host": "wor\u212aer.anon.com"}, "host"),
+        ({"host": "worker\u200b.anon.com"}, "host"),
         ({"host": "wörker.anon.com"}, "host"),
         ({"host": "worker.anon.com-"}, "host"),
         ({"host": "ftp://worker.anon.com"}, "host"),
@@ -140,7 +154,7 @@ def test_any_other_host_is_honoured(fields, base_url):
         ({"host": "https://worker.anon.com", "schema": "http"}, "schema"),
         ({"host": "http://worker.anon.com", "schema": "https"}, "schema"),
     ],
-    ids=repr,
+    ids=ascii,
 )
 def test_an_address_that_makes_no_sense_is_refused_by_connection_and_field(fields, field):
     error = refusal(**fields)
@@ -198,6 +212,7 @@ def test_header_and_scheme_of_the_token_can_be_chosen(extra, name, value):
         {"password": f"{SECRET}\x7f"},
         {"password": f"{SECRET}\ud800", "login": "jo"},
         {"password": SECRET, "login": "jo\ud800"},
+        {"login": "jo\ud800"},
         {"password": "***"},
         {"password": "********"},
         {"password": " *** "},
@@ -248,7 +263,6 @@ GOOD = [
     ("verify", "False", False),
     ("verify", "/etc/ca.pem", "/etc/ca.pem"),
     ("client_cert", " /etc/me.pem ", "/etc/me.pem"),
-    ("client_key", "/etc/me.key", "/etc/me.key"),
     ("proxy", "http://proxy.example:3128", "http://proxy.example:3128"),
     ("proxy", "proxy.example:3128", "http://proxy.example:3128"),
     ("proxy", "https://jo:word@proxy.example", "https://jo:word@proxy.example"),
@@ -282,6 +296,20 @@ def test_a_field_of_extra_is_read_by_its_plain_and_by_its_old_name(name, value, 
 @pytest.mark.parametrize("nothing", [None, ""], ids=repr)
 def test_a_field_left_empty_has_its_default(name, nothing):
     assert endpoint({name: nothing}) == endpoint()
+
+
+def test_a_client_certificate_may_have_its_key_beside_it():
+    given = endpoint({"client_cert": "/etc/me.pem", "client_key": " /etc/me.key "})
+
+    assert (given.client_cert, given.client_key, given.cautions) == ("/etc/me.pem", "/etc/me.key", ())
+
+
+@pytest.mark.parametrize("cert", [{}, {"client_cert": ""}, {"client_cert": None}], ids=repr)
+def test_a_client_key_without_its_certificate_is_refused(cert):
+    error = refusal({"client_key": "/etc/me.key", **cert})
+
+    assert (error.conn_id, error.field) == ("blue", "client_key")
+    assert "client_cert" in str(error)
 
 
 @pytest.mark.parametrize("extra", [None, "", "  ", "{}", "\n{ }"], ids=repr)
@@ -347,6 +375,8 @@ BAD = [
             "http://proxy.example:99999",
             "http://proxy.example:0",
             "http://jo:☃@proxy.example",
+            "http://proxy\n.example",
+            "http://jo:wo\trd@proxy.example",
             "http://[::1",
             7,
         )
@@ -517,13 +547,97 @@ def test_of_an_errors_body_the_beginning_is_shown_without_our_secrets(body, show
     assert given.excerpt(body) == shown
 
 
+def as_go_does(text):
+    """Write JSON as Go does, which escapes what HTML would take for its own."""
+    return json.dumps(text).translate({ord(letter): rf"\u{ord(letter):04x}" for letter in "<>&"})[1:-1]
+
+
+def in_numbers(text, form="&#{};"):
+    """Escape all that is neither letter nor digit, as the careful do."""
+    return re.sub("[^A-Za-z0-9]", lambda found: form.format(ord(found[0])), text)
+
+
+SPELLINGS = {
+    "as it is": lambda text: text,
+    "JSON": lambda text: json.dumps(text)[1:-1],
+    "JSON as it is": lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
+    "JSON of Go": as_go_does,
+    "JSON of PHP": lambda text: json.dumps(text)[1:-1].replace("/", r"\/"),
+    "JSON in capitals": lambda text: re.sub(
+        r"\\u\w{4}", lambda found: found[0].upper().replace("U", "u"), as_go_does(text)
+    ),
+    "JSON in JSON": lambda text: json.dumps(json.dumps(text)[1:-1])[1:-1],
+    "HTML": html.escape,
+    "HTML of JSON": lambda text: html.escape(json.dumps(text)[1:-1]),
+    "HTML twice": lambda text: html.escape(html.escape(text)),
+    "HTML in numbers": in_numbers,
+    "HTML in hexadecimal": lambda text: in_numbers(text, "&#x{:x};"),
+    "a form": quote_plus,
+    "a URL": lambda text: quote(text, safe=""),
+    "a URL in small letters": lambda text: re.sub(
+        "%..", lambda found: found[0].lower(), quote(text, safe="")
+    ),
+    "a URL twice": lambda text: quote(quote(text, safe=""), safe=""),
+    "latin-1": lambda text: text.encode("latin1", "replace").decode(errors="replace"),
+    "UTF-8 taken for latin-1": lambda text: text.encode().decode("latin1"),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "pass  word&<1>",
+        "abc&<defgh",
+        "a-b_c.d~e/f+g=",
+        "tab\tand \n  more",
+        "'quoted' \"twice\"",
+        r"back\slash\\es\u0041",
+        "jörg-größe-日本",
+        "astral\U0001f600face",
+        "joined\u200dup\u00adhere",
+        "100%25of&amp;it",
+    ],
+    ids=ascii,
+)
+def test_a_secret_is_not_shown_however_an_answer_spells_it(secret, spelling):
+    given = endpoint(login="someone", password=secret)
+    spelt = SPELLINGS[spelling](secret)
+
+    assert given.excerpt(f"<p>Wrong password: [{spelt}], it says.".encode()) in {
+        "<p>Wrong password: [***], it says.",
+        "***",
+    }
+    assert given.excerpt(b"<p>Wrong &quot;password&quot;") == "<p>Wrong &quot;password&quot;"
+
+
+def test_a_long_answer_full_of_almost_secrets_is_read_at_once():
+    hostile = '\\"%25%25&amp;&amp; + é' * 20
+    given = endpoint(login="someone", password=f"{hostile}!")
+    started_at = time.monotonic()
+
+    for body in (hostile * 200, "\\" * 20_000, "%25" * 9999, "&amp;" * 9999, " +" * 9999, "é" * 20_000):
+        given.excerpt(body.encode())
+
+    assert time.monotonic() - started_at < 5
+
+
 def test_a_secret_that_is_cut_in_two_is_not_shown():
     given = endpoint(password=SECRET)
 
-    for before in range(4096 - len(SECRET), 4096):
+    for before in range(READ_FOR_EXCERPT - len(SECRET), READ_FOR_EXCERPT):
         body = b"\0" * before + SECRET.encode() + b"x" * 9
         assert "s3c" not in given.excerpt(body)
-    assert endpoint().excerpt(b"y" * 9999) == "y" * 200 + "..."
+    assert endpoint().excerpt(b"y" * READ_FOR_EXCERPT * 2) == "y" * 200 + "..."
+
+
+def test_an_escaped_secret_that_is_cut_in_two_is_not_shown():
+    secret = "<&>'" * 5 + "s3cret"
+    given = endpoint(login="someone", password=secret)
+    spelt = html.escape(secret)
+
+    for before in range(READ_FOR_EXCERPT - len(spelt), READ_FOR_EXCERPT):
+        assert "&lt;" not in given.excerpt(b"\0" * before + spelt.encode() + b"x" * 9)
 
 
 def test_endpoints_of_equal_connections_are_equal_and_survive_pickle():
@@ -581,10 +695,23 @@ def test_a_credential_over_plain_http_is_cautioned_against(host, login):
     assert SECRET not in cautions[0]
 
 
+@pytest.mark.parametrize("name", ["Authorization", "authorization"])
+def test_a_credential_among_the_headers_is_cautioned_against_alike(name):
+    headers = {"headers": {name: f"Bearer {SECRET}"}}
+
+    assert (
+        endpoint(headers, host="http://worker.anon.com").cautions
+        == endpoint(host="http://worker.anon.com", password=SECRET).cautions
+    )
+    assert endpoint(headers, host="https://worker.anon.com").cautions == ()
+    assert endpoint(headers, host="http://localhost").cautions == ()
+
+
 @pytest.mark.parametrize(
     "fields",
     [
         {"host": "http://worker.anon.com"},
+        {"host": "http://worker.anon.com", "extra": {"headers": {"X-Tenant": "blue"}}},
         {"host": "https://worker.anon.com", "password": SECRET},
         *[
             {"host": f"http://{host}", "password": SECRET}

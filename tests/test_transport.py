@@ -1144,6 +1144,43 @@ def test_a_renewed_client_speaks_to_the_new_endpoint():
     assert server.asked[0].header("Authorization") == "Bearer other"
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"verify": "/nowhere/ca.pem", "host": "https://127.0.0.1:9"},
+        {"client_cert": "/nowhere/cert.pem", "host": "https://127.0.0.1:9"},
+    ],
+    ids=["verify", "client_cert"],
+)
+def test_a_renewal_that_fails_leaves_the_client_as_it_was_and_is_tried_again(setting):
+    with Server() as server, Server() as proxy:
+        client = Client(endpoint_of("http://worker.anon.com", proxy=proxy.url))
+        for _ in range(2):
+            with pytest.raises(AnonConfigurationError):
+                client.renew(endpoint_of(**setting, password="other", proxy="http://127.0.0.1:9"))
+            client.send(Request(PATH))
+        renewed = client.renew(endpoint_of(server.url, password="other"))
+        client.send(Request(PATH))
+        client.close()
+
+    assert [asked.header("Authorization") for asked in proxy.asked] == [f"Bearer {TOKEN}"] * 2
+    assert renewed
+    assert [asked.header("Authorization") for asked in server.asked] == ["Bearer other"]
+
+
+def test_a_proxy_of_the_environment_that_makes_no_sense_fails_a_renewal_whole(monkeypatch):
+    with Server() as server:
+        client = Client(endpoint_of(server.url))
+        monkeypatch.setenv("HTTPS_PROXY", f"socks5://me:{PROXY_PASSWORD}@127.0.0.1:9")
+        for _ in range(2):
+            with pytest.raises(AnonConfigurationError, match="proxy"):
+                client.renew(endpoint_of("worker.anon.com", password="other"))
+        client.send(Request(PATH))
+        client.close()
+
+    assert server.asked[0].header("Authorization") == f"Bearer {TOKEN}"
+
+
 def test_a_client_that_is_closed_has_closed_its_connection(ask):
     """A failed request leaves a cycle behind, which must not hold the next connection open."""
     ended = threading.Event()

@@ -37,6 +37,7 @@ SCENES = [
     {"script": "UNKNOWN:QUEUED 2m, ENDED:CANCELLED"},
     {"script": "FAILED (post_invoice)"},
     {"timeout": 600},
+    {"faults": "slow 0s, 404 x99", "timeout": 600, "silent_fail": True, "deferrable": True},
     {
         "script": "AWAITING_USER_INPUT until answered, COMPLETED",
         "user_input_timeout": 600,

@@ -52,7 +52,7 @@ class Credential:
         if self.token is None:
             return True
         shown = headers.get(self.header, "")
-        return any(hmac.compare_digest(shown.encode(), right.encode()) for right in self._accepted(shown))
+        return any(hmac.compare_digest(_bytes(shown), _bytes(right)) for right in self._accepted(shown))
 
     def _accepted(self, shown: str) -> tuple[str, ...]:
         if self.login is not None:
@@ -62,6 +62,11 @@ class Credential:
             return (f"Bearer {self.token}",)
         scheme = shown.partition(" ")[0]
         return (f"{self.token}", f"{scheme} {self.token}")
+
+
+def _bytes(header: str) -> bytes:
+    """Return a header as it was sent, what is no UTF-8 included."""
+    return header.encode(errors="surrogateescape")
 
 
 def in_json(status: int, content: Any) -> Answer:

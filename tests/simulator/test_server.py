@@ -247,6 +247,8 @@ BASIC = base64.b64encode(b"me:secret").decode()
         ({}, "Authorization", "Bearer secret", "Bearer other"),
         ({}, "Authorization", "Bearer secret", "secret"),
         ({}, "Authorization", "Bearer secret", "Bearer sécret"),
+        ({}, "Authorization", "Bearer secret", "Bearer s\udcffcret"),
+        ({"credential_header": "X-Api-Key"}, "X-Api-Key", "secret", "s\udcffcret t"),
         ({"login": "me"}, "Authorization", f"Basic {BASIC}", "Bearer secret"),
         ({"credential_header": "X-Api-Key"}, "X-Api-Key", "secret", "other"),
         ({"credential_header": "X-Api-Key"}, "X-Api-Key", "Token secret", "Token other"),
@@ -259,7 +261,7 @@ def test_who_shows_no_or_a_wrong_credential_gets_401(
         url = f"{simulator.url}/api/v2/workflow-runs/{simulator.create_run()}"
         answers = [
             requests.get(url, timeout=2, headers=headers)
-            for headers in ({header: right}, {header: wrong.encode()}, {})
+            for headers in ({header: right}, {header: wrong.encode(errors="surrogateescape")}, {})
         ]
 
     assert [answer.status_code for answer in answers] == [200, 401, 401]
