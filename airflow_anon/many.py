@@ -83,9 +83,10 @@ class ManyWait(BaseWait[Group]):
                 member.memory.seen_at = before
         return look
 
-    def _ask_users(self, context: Context, memory: Group, look: Look) -> None:
+    def _ask_users(self, context: Context, memory: Group, look: Look | None) -> None:
         for run in memory.asking:
             self._ask_user(context, run)
+        memory.asked()
 
     def _conclude(self, plan: Plan, memory: Group, look: Look) -> list[dict[str, Any]]:
         self.sensor.hook.tell(memory.ending())

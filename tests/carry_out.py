@@ -160,6 +160,7 @@ class TaskInstance:
     clock: MovingTime
     task: Any
     first_start: datetime | None = None
+    rescheduled_try: int = 1
     start_date: datetime | None = None
     try_number: int = 1
     max_tries: int = 0
@@ -322,7 +323,11 @@ def _reschedule_dates(clock: MovingTime, ti: TaskInstance) -> Iterator[None]:
     with ExitStack() as patches:
         patches.enter_context(mock.patch.object(module.timezone, "utcnow", clock.utcnow))
         if not AIRFLOW_V_3_0_PLUS:
-            patches.enter_context(mock.patch.object(module, "_orig_start_date", return_value=ti.first_start))
+
+            def first_start(*, try_number: int, **_: Any) -> datetime | None:
+                return ti.first_start if try_number <= ti.rescheduled_try else None
+
+            patches.enter_context(mock.patch.object(module, "_orig_start_date", first_start))
         yield
 
 

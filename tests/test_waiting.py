@@ -581,6 +581,19 @@ def test_never_fail_skips(mode, wait, simulator):
     assert story.state == "skipped"
 
 
+@pytest.mark.parametrize("wrong", ["ended unknown", "gone", "no id"])
+def test_never_fail_skips_though_silent_fail_passed_over_what_went_wrong(wait, simulator, wrong):
+    run_id = {
+        "ended unknown": simulator.create_run("ENDED:CANCELLED"),
+        "gone": "9a8b7c6d-5e4f-4031-9223-344556677889",
+        "no id": "None",
+    }[wrong]
+
+    story = wait(run_id, never_fail=True, silent_fail=True, timeout=300)
+
+    assert story.state == "skipped", story.error
+
+
 def test_a_second_try_of_a_run_that_is_over_costs_one_request(wait, looks_again, mode, simulator):
     run_id = simulator.create_run("COMPLETED")
     wait(run_id)
