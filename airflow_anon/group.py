@@ -15,7 +15,16 @@ from typing import Any
 
 from airflow_anon.exceptions import AnonInvalidIdError, AnonProtocolError
 from airflow_anon.memory import STILL_WAITING_EVERY, Memory, News, duration
-from airflow_anon.protocol import NEVER, SHORTEST_PAUSE, Look, Outcome, Plan, Sleep, last_seen
+from airflow_anon.protocol import (
+    FIRST_LOOK_PATIENCE,
+    NEVER,
+    SHORTEST_PAUSE,
+    Look,
+    Outcome,
+    Plan,
+    Sleep,
+    last_seen,
+)
 from airflow_anon.runs import WorkflowRun, normalise_id, shown
 
 MOST_NAMED = 10
@@ -71,6 +80,7 @@ class Member:
     One run of a group.
 
     :param run: the run, once it is over and was seen so here.
+    :param was_over: whether its end was seen elsewhere, in time.
     :param asks_user: whether the last look found that it has begun to wait for a person.
     :param at: when that look was taken; *due_at*: when to take the next.
     """
@@ -79,6 +89,7 @@ class Member:
     memory: Memory
     outcome: Outcome = Outcome.WAITING
     run: WorkflowRun | None = None
+    was_over: bool = False
     asks_user: WorkflowRun | None = None
     at: float = 0.0
     due_at: float = 0.0
@@ -88,6 +99,14 @@ class Member:
     def is_over(self) -> bool:
         """Whether the run has ended."""
         return self.outcome is Outcome.OVER
+
+    def begin_again(self, now: float) -> None:
+        """Look at the run as if it had been seen just now, and never call silence about one that was over a timeout."""
+        plan, memory = self.plan, self.memory
+        memory.seen_at, memory.missed, self.due_at = now, 0, 0.0
+        if self.was_over and now + plan.outage_tolerance + FIRST_LOOK_PATIENCE > plan.deadline:
+            # The time would be over before contact counts as lost: it has a first look's patience instead.
+            self.plan, memory.seen_at = replace(plan, deadline=NEVER), None
 
 
 class Group:
@@ -212,7 +231,8 @@ class Group:
             return {}
         unread = {key: member for key, member in self.members.items() if member.is_over and not member.run}
         for member in unread.values():
-            member.memory.seen_at = now
+            member.was_over = True
+            member.begin_again(now)
         return unread
 
     def is_silent_about(self, workflow_run_id: str | None) -> bool:

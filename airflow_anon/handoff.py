@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +40,8 @@ class Handoff:
             "awaiting_since": memory.awaiting_since,
             "user_input_seconds": memory.user_input_seconds,
             "queued_seconds": memory.queued_seconds,
+            "unwatched": memory.unwatched,
+            "warned_of": memory.warned_of,
         }
 
     def to_kwargs_of_plan(self) -> dict[str, Any]:
@@ -64,19 +67,21 @@ class Handoff:
 
         :param now: counts as the last good look if there was one: while a triggerer is away, nobody looks.
         """
+        last_status, unwatched = kwargs["last_status"], went_unwatched(now, kwargs)
         return cls(
             kwargs["anon_conn_id"],
             plan_from_kwargs(now, kwargs),
             Memory(
                 seen_at=None if kwargs["seen_at"] is None else now,
-                status=kwargs["last_status"],
+                status=last_status,
                 state_name=kwargs["last_state_name"],
                 awaiting_since=kwargs["awaiting_since"],
+                unwatched=unwatched,
                 user_input_seconds=kwargs["user_input_seconds"],
-                # A trigger that missed a look, since its triggerer had died, did not see the work begin.
-                is_queued=is_queued(kwargs["last_status"]) and now <= kwargs["next_look_at"],
+                # Then nobody saw the work begin.
+                is_queued=is_queued(last_status) and not unwatched,
                 queued_seconds=kwargs["queued_seconds"],
-                warned_of=[kwargs["last_status"]] if kwargs["last_status"] else [],
+                warned_of=list(kwargs["warned_of"] or ([last_status] if last_status else [])),
                 told_at=0.0 if kwargs["seen_at"] is None else now,
             ),
             next_look_at=kwargs["next_look_at"],
@@ -97,6 +102,11 @@ def plan_from_kwargs(now: float, kwargs: Mapping[str, Any]) -> Plan:
         deadline=deadline,
         **{name: kwargs[name] for name in names},
     )
+
+
+def went_unwatched(now: float, kwargs: Mapping[str, Any]) -> bool:
+    """Say whether a trigger is taken on too late for a look: its triggerer had died, and what that saw is lost."""
+    return bool(kwargs["unwatched"] or now > kwargs["next_look_at"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +156,7 @@ class Return:
 
     @classmethod
     def _read(cls, event: Any, make_plan: Callable[[float, float], Plan]) -> Return:
-        deadline = event["deadline"]
-        plan = make_plan(_number(event["started_at"]), NEVER if deadline is None else _number(deadline))
+        plan = make_plan(*times_in(event))
         if event["workflow_run_id"].strip().lower() != plan.workflow_run_id.lower():
             raise AnonProtocolError(f"The trigger's event is about another run than {plan.workflow_run_id}.")
         memory = Memory.from_json(event["memory"])
@@ -173,7 +182,14 @@ def stored(deadline: float) -> float | None:
     return None if deadline == NEVER else deadline
 
 
+def times_in(event: Any) -> tuple[float, float]:
+    """Read from an event when its wait began, and its deadline."""
+    deadline = event["deadline"]
+    return _number(event["started_at"]), NEVER if deadline is None else _number(deadline)
+
+
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    # A whole number in JSON may be larger than any float.
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
         raise TypeError(value)
     return float(value)

@@ -49,17 +49,21 @@ class ManyWait(BaseWait[Group]):
     def _look(self, context: Context, plan: Plan, memory: Group) -> Look:
         return self._look_round(memory, was_seen=memory.was_seen)
 
-    def _look_round(self, memory: Group, *, was_seen: bool) -> Look:
+    def _look_round(self, memory: Group, *, was_seen: bool, is_last: bool = False) -> Look:
         for due in (memory.due, memory.unread):
             if members := due(time.time()):
-                asyncio.run(self._look_at(members, memory, was_seen=was_seen))
+                asyncio.run(self._look_at(members, memory, was_seen=was_seen, is_last=is_last))
         look = memory.look()
         if look.outcome is Outcome.WAITING:
             self._tell(memory.sum_up(look.at))
         return look
 
-    async def _look_at(self, members: dict[str, Member], group: Group, *, was_seen: bool) -> None:
-        looks = {key: take_look(member.plan, member.memory) for key, member in members.items()}
+    async def _look_at(
+        self, members: dict[str, Member], group: Group, *, was_seen: bool, is_last: bool
+    ) -> None:
+        looks = {
+            key: take_look(member.plan, member.memory, is_last=is_last) for key, member in members.items()
+        }
         await self.sensor.hook.aconverse_each(
             looks,
             group.take,
@@ -76,8 +80,8 @@ class ManyWait(BaseWait[Group]):
         members = memory.unfinished
         seen_at = [member.memory.seen_at for member in members]
         for member in members:
-            member.memory.seen_at, member.memory.missed, member.due_at = time.time(), 0, 0.0
-        look = self._look_round(memory, was_seen=was_seen)
+            member.begin_again(time.time())
+        look = self._look_round(memory, was_seen=was_seen, is_last=True)
         for member, before in zip(members, seen_at, strict=True):
             if member.memory.missed:
                 member.memory.seen_at = before
@@ -104,10 +108,10 @@ class ManyWait(BaseWait[Group]):
         group = self._read(plan, kept)
         self.begun = plan, group
         self._count(plan, group)
+        returned.tell(group)
         error = returned.error
         if error is not None and not error.retryable:
             raise error
-        returned.tell(group)
         look = self._look_again(context, plan, group)
         if error is not None and group.is_silent_about(error.workflow_run_id):
             raise error

@@ -13,6 +13,8 @@ STILL_WAITING_EVERY = 300.0
 LONGEST_TEXT = 120
 MOST_STATUSES = 16
 OTHERS = "others"
+# By so much a question may seem to have been asked later than it was: an answer takes its time, and clocks differ.
+SAME_QUESTION = 30.0
 
 
 class News(NamedTuple):
@@ -64,6 +66,7 @@ class Memory:
     :param missed_since: when the first of these went unanswered, if any did.
     :param trouble: what the last of these ran into.
     :param awaiting_since: when the run began to wait for a person, while it does.
+    :param unwatched: whether nobody has looked since for longer than was planned.
     :param looks: looks taken in all.
     :param spent: seconds seen in each status.
     :param user_input_seconds: seconds seen waiting for a person; unlike *spent*, over all deferrals.
@@ -80,6 +83,7 @@ class Memory:
     missed_since: float = 0.0
     trouble: str = ""
     awaiting_since: float | None = None
+    unwatched: bool = False
     looks: int = 0
     spent: dict[str, float] = field(default_factory=dict)
     user_input_seconds: float = 0.0
@@ -98,11 +102,12 @@ class Memory:
         known = {item.name for item in fields(cls)}
         return cls(**{name: value for name, value in stored.items() if name in known})
 
-    def saw(self, run: WorkflowRun, at: float, waiting_already: float) -> tuple[list[News], bool]:
+    def saw(self, run: WorkflowRun, at: float, unchanged_for: float | None) -> tuple[list[News], bool]:
         """
         Take in a good look.
 
-        :param waiting_already: seconds for which, by the API's own clock, the run has not changed.
+        :param unchanged_for: seconds for which, by the API's own clock, the run has not changed; None if
+            that cannot be told.
         :return: what there is to tell, and whether the run has just begun to wait for a person.
         """
         news = []
@@ -130,12 +135,20 @@ class Memory:
         if not run.is_known and self.status not in self.warned_of and len(self.warned_of) < MOST_STATUSES:
             self.warned_of.append(self.status)
             news.append(News("warning", self._unknown(run)))
-        entered = run.awaits_user_input and changed
+        changed_at = None if unchanged_for is None else at - unchanged_for
+        entered = run.awaits_user_input and (changed or self._changed_unwatched(changed_at))
         if entered:
-            self.awaiting_since = at - waiting_already
+            self.awaiting_since = at if changed_at is None else changed_at
         elif not run.awaits_user_input:
             self.awaiting_since = None
+        self.unwatched = False
         return news, entered
+
+    def _changed_unwatched(self, changed_at: float | None) -> bool:
+        """Say whether a run that looks as it did has been answered, and asks again, while nobody looked."""
+        if not self.unwatched or self.awaiting_since is None or changed_at is None:
+            return False
+        return changed_at > self.awaiting_since + SAME_QUESTION
 
     def _take_time(self, run: WorkflowRun, before: str | None, at: float) -> None:
         if self.is_queued and self.queued_seconds is None:

@@ -16,9 +16,9 @@ from typing import Any
 
 from airflow_anon.exceptions import AnonError, AnonProtocolError, error_from_payload
 from airflow_anon.group import MOST_NAMED, Group, Member, read_ids
-from airflow_anon.handoff import stored
+from airflow_anon.handoff import stored, times_in, went_unwatched
 from airflow_anon.memory import Memory
-from airflow_anon.protocol import NEVER, Outcome, Plan
+from airflow_anon.protocol import Outcome, Plan
 
 # From one start on a worker to the next.
 
@@ -95,6 +95,7 @@ def to_kwargs(group: Group, *, all_ids: bool) -> dict[str, Any]:
         "fail_fast": group.fail_fast,
         "seen_at": group.seen_at,
         "seen_as": [[numbers, *values] for numbers, values in _alike(seen_as)],
+        "unwatched": any(member.memory.unwatched for member in group.unfinished),
         "warned_of": group.warned_of,
     }
 
@@ -115,11 +116,12 @@ def from_kwargs(plan: Plan, kwargs: Mapping[str, Any], now: float) -> Group:
         told_at=now if seen else 0.0,
     )
     group.warned_of += kwargs["warned_of"]
-    members = list(group.members.values())
+    members, unwatched = list(group.members.values()), went_unwatched(now, kwargs)
     for numbers, status, state_name, awaiting_since in kwargs["seen_as"]:
         for number in numbers_in(numbers):
             memory = members[number].memory
             memory.status, memory.state_name, memory.awaiting_since = status, state_name, awaiting_since
+            memory.unwatched = unwatched
     return group
 
 
@@ -203,17 +205,17 @@ class GroupReturn:
         :raises AnonProtocolError: it is no event of this package's trigger.
         """
         try:
-            deadline = event["deadline"]
-            plan = make_plan(float(event["started_at"]), NEVER if deadline is None else float(deadline))
+            plan = make_plan(*times_in(event))
+            warned_of = list(event["warned_of"])
             if event["outcome"] == "error":
-                return cls(plan, error=error_from_payload(event["error"]))
+                return cls(plan, warned_of=warned_of, error=error_from_payload(event["error"]))
             return cls(
                 plan,
                 Outcome(event["outcome"]),
                 event["workflow_run_id"],
                 event["memory"] and Memory.from_json(event["memory"]),
                 list(event["asks_user"]),
-                list(event["warned_of"]),
+                warned_of,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise AnonProtocolError(
@@ -222,15 +224,20 @@ class GroupReturn:
 
     def tell(self, group: Group) -> None:
         """
-        Tell the group what the triggerer saw of the run that ended its wait, and of those that ask a person.
+        Tell the group what the triggerer saw: runs that were over, the one that ended its wait, those that ask a person.
 
         :raises AnonProtocolError: it is another group.
         """
+        for member in group.unfinished:
+            member.memory.unwatched = True
+            member.was_over = self.outcome is Outcome.OVER and self.workflow_run_id is None
         group.warned_of += [status for status in self.warned_of if status not in group.warned_of]
         if self.memory is not None and self.workflow_run_id is not None:
             # It goes first: the others need not be looked at if it ends the wait again.
             group.first = self.workflow_run_id.lower()
-            group.member(self.workflow_run_id).memory = replace(self.memory, warned_of=group.warned_of)
+            member = group.member(self.workflow_run_id)
+            member.memory = replace(self.memory, warned_of=group.warned_of)
+            member.was_over = self.outcome is Outcome.OVER
         for workflow_run_id in self.asking:
             # As if it had not been seen: it is found anew to wait for a person.
             memory = group.member(workflow_run_id).memory

@@ -517,10 +517,10 @@ def _patience_ends(plan: Plan, memory: Memory) -> float:
     return max(memory.seen_at + plan.outage_tolerance, memory.missed_since + grace)
 
 
-def _unchanged_for(run: WorkflowRun, answer: Answer) -> float:
+def _unchanged_for(run: WorkflowRun, answer: Answer) -> float | None:
     """Return for how long the run has been as it is, by the API's clock alone: ours may be off."""
     api_time = answer.api_time if run.awaits_user_input else None
-    return 0.0 if api_time is None else max(api_time - run.updated_at.timestamp(), 0.0)
+    return None if api_time is None else max(api_time - run.updated_at.timestamp(), 0.0)
 
 
 def _pause(seconds: float, left: float, spread: float) -> Sleep:

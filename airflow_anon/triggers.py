@@ -53,6 +53,7 @@ class WaitingTrigger(BaseTrigger):
         next_look_at: float = 0.0,
         asks_user: bool = False,
         seen_at: float | None = None,
+        unwatched: bool = False,
         end_from_trigger: bool = False,
         skip_on_no_action: bool = False,
         do_xcom_push: bool = True,
@@ -71,6 +72,7 @@ class WaitingTrigger(BaseTrigger):
         self.next_look_at = next_look_at
         self.asks_user = asks_user
         self.seen_at = seen_at
+        self.unwatched = unwatched
         self.end_from_trigger = end_from_trigger
         self.skip_on_no_action = skip_on_no_action
         self.do_xcom_push = do_xcom_push
@@ -161,9 +163,11 @@ class AnonWorkflowRunTrigger(WaitingTrigger):
     :param next_look_at: when to look next; at once, if left out.
     :param asks_user: fire also when the run begins to wait for a person.
     :param seen_at: when the run was last seen, with *last_status* and *last_state_name*.
+    :param unwatched: whether nobody had looked since for longer than was planned.
     :param awaiting_since: when the run began to wait for a person, if it does.
     :param user_input_seconds: seconds seen waiting for a person so far.
     :param queued_seconds: seconds that the run was queued, if that was seen.
+    :param warned_of: the unknown statuses that the log has been told of; at least the last, if left out.
     :param end_from_trigger: end the task here if its run ended well, instead of on a worker; then
         *skip_on_no_action* and *do_xcom_push* mean what they mean for the sensor.
     """
@@ -177,6 +181,7 @@ class AnonWorkflowRunTrigger(WaitingTrigger):
         awaiting_since: float | None = None,
         user_input_seconds: float = 0.0,
         queued_seconds: float | None = None,
+        warned_of: list[str] | None = None,
         **common: Any,
     ) -> None:
         super().__init__(**common)
@@ -186,6 +191,7 @@ class AnonWorkflowRunTrigger(WaitingTrigger):
         self.awaiting_since = awaiting_since
         self.user_input_seconds = user_input_seconds
         self.queued_seconds = queued_seconds
+        self.warned_of = warned_of or []
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and fire one event: what was seen last, or the error that ended the wait."""

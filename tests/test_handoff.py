@@ -17,6 +17,7 @@ from airflow_anon import exceptions
 from airflow_anon.exceptions import AnonError, AnonProtocolError, error_from_payload
 from airflow_anon.handoff import NEVER, Handoff, Return
 from airflow_anon.memory import Memory
+from airflow_anon.passing import GroupReturn
 from airflow_anon.protocol import Look, Outcome, Plan, Sleep
 from airflow_anon.runs import WorkflowRun
 from airflow_anon.sensors import AnonWorkflowRunSensor
@@ -129,7 +130,8 @@ def test_what_the_trigger_is_given_is_plain_and_survives_json(deferred_with):
     ).serialize()
     again = json.loads(json.dumps(kept))
 
-    assert {type(value) for value in kept.values()} <= {str, int, float, bool, type(None)}
+    texts = kept["warned_of"]
+    assert {type(value) for value in [*kept.values(), *texts]} <= {str, int, float, bool, type(None), list}
     assert again == kept
     assert AnonWorkflowRunTrigger(**again).serialize() == (path, kept)
 
@@ -155,6 +157,35 @@ def test_the_wait_is_the_same_on_the_other_side():
     kept = here.memory
     assert (kept.status, kept.state_name, kept.awaiting_since) == ("AWAITING_USER_INPUT", "approve", AT - 5)
     assert kept.seen_at == AT + 3
+
+
+@pytest.mark.parametrize(("late", "unwatched"), [(False, False), (False, True), (True, False), (True, True)])
+def test_a_wait_that_is_taken_on_late_was_unwatched(late, unwatched):
+    memory = Memory(seen_at=AT, status="PENDING", is_queued=True, unwatched=unwatched)
+    kwargs = {"timeout": None, **Handoff("a", Plan(RUN_ID), memory, next_look_at=AT + 7).to_kwargs()}
+
+    here = Handoff.from_kwargs(AT + 8 if late else AT + 7, kwargs).memory
+
+    assert here.unwatched is (late or unwatched)
+    assert here.is_queued is not here.unwatched
+
+
+def test_the_unknown_statuses_that_were_warned_of_go_along():
+    memory = Memory(seen_at=AT, status="PENDING", warned_of=["PAUSED", "QUEUED"])
+    kwargs = {"timeout": None, **Handoff("a", Plan(RUN_ID), memory).to_kwargs()}
+
+    here = Handoff.from_kwargs(AT, json.loads(json.dumps(kwargs))).memory
+    here.saw(run_of("BLOCKED"), AT, 0.0)
+
+    assert here.warned_of == ["PAUSED", "QUEUED", "BLOCKED"]
+    assert kwargs["warned_of"] == memory.warned_of == ["PAUSED", "QUEUED"]
+
+
+def test_an_unknown_status_that_an_earlier_release_saw_last_is_not_warned_of_again():
+    memory = Memory(seen_at=AT, status="PAUSED")
+    kwargs = {"timeout": None, **Handoff("a", Plan(RUN_ID), memory).to_kwargs(), "warned_of": None}
+
+    assert Handoff.from_kwargs(AT, kwargs).memory.saw(run_of("PAUSED"), AT, 0.0)[0] == []
 
 
 def test_a_wait_without_a_limit_stays_without_one():
@@ -217,7 +248,7 @@ def test_an_event_is_small_however_mad_the_api_is():
     arguments = Handoff("a", Plan(RUN_ID), memory).to_kwargs()
 
     assert len(json.dumps(event)) < 64 * KIB
-    assert len(json.dumps(arguments)) < 8 * KIB
+    assert len(json.dumps(arguments)) < 32 * KIB
     assert memory.looks == 501
     assert sum(memory.spent.values()) == 499
     assert len(memory.where_the_time_went()) < 8 * KIB
@@ -244,6 +275,30 @@ def test_a_run_that_is_over_is_over_whatever_the_event_calls_it():
 
 
 DONE = event_of(run_of("COMPLETED"))
+NO_TIMES = {
+    "a text": "1750000000",
+    "true": True,
+    "no number": float("nan"),
+    "infinite": float("inf"),
+    "long before": float("-inf"),
+    "beyond numbers": 10**400,
+    "a list": [1],
+}
+
+
+@pytest.mark.parametrize("field", ["started_at", "deadline"])
+@pytest.mark.parametrize("value", NO_TIMES.values(), ids=NO_TIMES)
+@pytest.mark.parametrize(
+    "event", [DONE, GroupReturn(Plan("", deadline=AT), Outcome.OVER).to_event()], ids=["one", "many"]
+)
+def test_what_is_no_time_is_refused_in_the_event_of_one_run_and_of_many(event, field, value):
+    kind = Return if "run" in event else GroupReturn
+    kind.from_event(event, make_plan)
+
+    with pytest.raises(AnonProtocolError, match="not understood"):
+        kind.from_event({**event, field: value}, make_plan)
+
+
 NO_EVENTS = {
     "none": None,
     "empty": {},
@@ -267,6 +322,7 @@ NO_EVENTS = {
     "no memory": {**DONE, "memory": None},
     "time is a text": {**DONE, "at": "now"},
     "time is none": {**DONE, "at": None},
+    "time is infinite": {**DONE, "at": float("inf")},
     "beginning is a text": {**DONE, "started_at": "now"},
     "deadline is a text": {**DONE, "deadline": "never"},
     "deadline is true": {**DONE, "deadline": True},

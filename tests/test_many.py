@@ -262,6 +262,46 @@ def test_a_person_who_is_asked_while_the_trigger_gives_up_is_asked_once(wait_as,
     assert asked == ids[:1]
 
 
+@pytest.mark.parametrize("keeps", [True, False], ids=["with a store", "without"])
+@pytest.mark.parametrize("mode", ["poke", "reschedule", "deferred"], indirect=True)
+def test_it_is_called_back_for_a_run_though_another_errs_in_each_round(simulator, clock, mode, keeps):
+    asked = []
+    (run_id,) = created(simulator, "AWAITING_USER_INPUT until answered, COMPLETED")
+
+    story = carry_out(
+        lambda: AnonWorkflowRunsSensor(
+            task_id="wait",
+            workflow_run_ids=[run_id, OTHER_ID],
+            silent_fail=True,
+            timeout=1000,
+            on_awaiting_user_input_callback=lambda context: asked.append(context["workflow_run"]["id"]),
+            **MODES[mode],
+        ),
+        clock,
+        keeps=keeps,
+    )
+
+    assert (story.state, asked) == ("failed", [run_id])
+
+
+def test_it_is_called_back_on_a_worker_though_another_run_errs_there(simulator, clock):
+    asked = []
+    ids = created(simulator, "IN_PROGRESS 100s, AWAITING_USER_INPUT until answered, COMPLETED", "PENDING")
+
+    def sensor():
+        return sensor_for(ids, silent_fail=True, on_awaiting_user_input_callback=lambda _: asked.append(1))
+
+    deferral = deferral_of(sensor(), clock)
+    (event,) = carried_out(events_of(taken_on(deferral)))
+    simulator.add_faults("410", ids[1])
+    with pytest.raises(TaskDeferred) as deferred:
+        resume(sensor(), clock, json.loads(json.dumps(event.payload)), **deferral.kwargs)
+
+    assert event.payload["asks_user"] == ids[:1]
+    assert asked == [1]
+    assert deferred.value.trigger.seen_as[0][1] == "AWAITING_USER_INPUT"
+
+
 @pytest.mark.parametrize("callback", [None, lambda context: None], ids=["alone", "with a callback"])
 def test_a_person_who_takes_too_long_ends_the_wait_for_all(wait, simulator, clock, callback):
     ids = created(
@@ -780,6 +820,142 @@ def test_what_was_kept_of_other_runs_is_passed_over(simulator, clock):
     event = event_of(simulator, clock, ids)
 
     assert resume(sensor_for(ids), clock, event, **kept) == [simulator.run(ids[0])]
+
+
+def taken_on(deferral):
+    path, kwargs = deferral.trigger.serialize()
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)(**json.loads(json.dumps(kwargs)))
+
+
+ASKS_TWICE = "AWAITING_USER_INPUT 10m, IN_PROGRESS 5h, AWAITING_USER_INPUT until answered, COMPLETED"
+LONG = {"timeout": 86400, "user_input_timeout": 4 * 3600}
+
+
+@pytest.mark.parametrize(("script", "calls"), [(ASKS_TWICE, 2), ("AWAITING_USER_INPUT 24h, COMPLETED", 1)])
+def test_what_only_the_triggerer_saw_of_a_question_is_found_again(simulator, clock, script, calls):
+    asked = []
+    ids = created(simulator, script, "PENDING 24h, COMPLETED")
+    options = {**LONG, "user_input_timeout": 9 * 3600, "on_awaiting_user_input_callback": asked.append}
+    kept = deferral_of(sensor_for(ids, **options), clock).kwargs
+    clock.sleep(5.5 * 3600)
+    error = AnonUnavailableError("Lost contact.", workflow_run_id=ids[1])
+    event = passing.GroupReturn(Plan("", clock.time(), clock.time() + 86400), error=error).to_event()
+
+    with pytest.raises(TaskDeferred):
+        resume(sensor_for(ids, **options), clock, event, **kept)
+
+    assert len(asked) == calls
+
+
+def test_a_person_whose_question_only_the_triggerer_saw_has_the_whole_time(simulator, clock):
+    ids = created(simulator, ASKS_TWICE, "PENDING 24h, COMPLETED")
+    kept = deferral_of(sensor_for(ids, **LONG), clock).kwargs
+    clock.sleep(5.5 * 3600)
+    error = AnonUnavailableError("Lost contact.", workflow_run_id=ids[1])
+    event = passing.GroupReturn(Plan("", clock.time(), clock.time() + 86400), error=error).to_event()
+
+    with pytest.raises(TaskDeferred) as deferred:
+        resume(sensor_for(ids, **LONG), clock, event, **kept)
+
+    assert deferred.value.trigger.seen_as[0][3] == pytest.approx(clock.time() - 20 * 60, abs=5)
+    assert deferred.value.trigger.unwatched is False
+
+
+def test_silent_fail_goes_on_with_what_only_the_triggerer_saw_of_a_question(simulator, clock):
+    ids = created(simulator, ASKS_TWICE, "PENDING 24h, COMPLETED")
+    kept = deferral_of(sensor_for(ids, **LONG), clock).kwargs
+    clock.sleep(5.5 * 3600)
+    error = AnonNotFoundError("Gone.", workflow_run_id=ids[1])
+    event = passing.GroupReturn(Plan("", clock.time(), clock.time() + 86400), error=error).to_event()
+    began = clock.time()
+
+    with pytest.raises(TaskDeferred) as deferred:
+        resume(sensor_for(ids, **LONG, silent_fail=True), clock, event, **kept)
+    (event,) = carried_out(events_of(taken_on(deferred.value)))
+
+    assert event.payload["outcome"] == "user_input_timeout"
+    assert clock.time() - began == pytest.approx(4 * 3600 - 20 * 60, abs=60)
+
+
+def test_an_unknown_status_that_the_triggerer_warned_of_before_an_error_is_not_warned_of_again(
+    simulator, clock, caplog, capsys
+):
+    ids = created(simulator, "UNKNOWN:QUEUED 24h, COMPLETED", "PENDING 24h, COMPLETED")
+    group = Group(Plan("", clock.time(), clock.time() + 600), ids, fail_fast=True)
+    group.warned_of.append("QUEUED")
+    error = AnonUnavailableError("Lost contact.", workflow_run_id=ids[1])
+    event = passing.GroupReturn(group.plan, error=error).to_event(group)
+
+    with pytest.raises(TaskDeferred) as deferred:
+        resume(sensor_for(ids), clock, event)
+
+    assert "does not know" not in caplog.text + capsys.readouterr().out
+    assert deferred.value.trigger.warned_of == ["QUEUED"]
+
+
+@pytest.fixture
+def over_in_time(simulator, clock):
+    """Have runs end in time, and a worker look at them when that is over; return their ids, and the worker's part."""
+
+    def over_in_time(*scripts, **options):
+        ids = created(simulator, *scripts)
+        deferral = deferral_of(sensor_for(ids, **options), clock)
+        (event,) = carried_out(events_of(taken_on(deferral)))
+        assert event.payload["outcome"] == "over"
+        clock.sleep(700)
+        event = json.loads(json.dumps(event.payload))
+        return ids, lambda: resume(sensor_for(ids, **options), clock, event, **deferral.kwargs)
+
+    return over_in_time
+
+
+OVER = ["COMPLETED", "PENDING 100s, COMPLETED"]
+
+
+@pytest.mark.parametrize("disturbed", [0, 1], ids=["over on the worker", "over in the triggerer"])
+def test_a_disturbance_when_a_worker_looks_late_is_no_timeout(over_in_time, simulator, disturbed):
+    ids, look_late = over_in_time(*OVER)
+    simulator.add_faults("503 x2", ids[disturbed])
+
+    assert look_late() == [simulator.run(run_id) for run_id in ids]
+
+
+def test_a_disturbance_when_a_worker_looks_late_hides_no_failure(over_in_time, simulator):
+    ids, look_late = over_in_time("PENDING 24h, COMPLETED", "PENDING 100s, FAILED")
+    simulator.add_faults("503 x2", ids[1])
+
+    with pytest.raises(AnonWorkflowRunFailedError, match="as fail_fast asks"):
+        look_late()
+
+
+@pytest.mark.parametrize(
+    "scripts", [OVER, ["PENDING 24h, COMPLETED", "PENDING 100s, FAILED"]], ids=["all over", "one failed"]
+)
+def test_silence_when_a_worker_looks_late_is_lost_contact(over_in_time, simulator, clock, scripts):
+    _, look_late = over_in_time(*scripts)
+    simulator.start_outage("503")
+    before = clock.offset
+
+    with pytest.raises(AnonUnavailableError) as lost:
+        look_late()
+
+    assert lost.value.retryable
+    assert 55 <= clock.offset - before <= 75
+
+
+def test_a_run_that_was_called_over_and_is_not_times_out(simulator, clock):
+    ids = created(simulator, "PENDING 24h, COMPLETED")
+    event = event_of(simulator, clock, created(simulator, "COMPLETED"))
+    clock.sleep(700)
+
+    with pytest.raises(TaskDeferred) as deferred:
+        resume(sensor_for(ids), clock, event)
+    (event,) = carried_out(events_of(taken_on(deferred.value)))
+
+    assert event.payload["outcome"] == "timeout"
+    with pytest.raises(AnonWaitTimeoutError):
+        resume(sensor_for(ids), clock, json.loads(json.dumps(event.payload)))
 
 
 def test_lost_contact_in_the_triggerer_alone_is_no_lost_contact(simulator, clock):

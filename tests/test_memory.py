@@ -154,6 +154,54 @@ def test_the_wait_for_a_person_began_when_the_run_last_changed():
     assert memory.awaiting_since == NOW - 120
 
 
+HOURS = 3600.0
+
+
+def asked_before(hours, **fields):
+    asked_at = NOW - hours * HOURS
+    return Memory(seen_at=NOW, status="AWAITING_USER_INPUT", awaiting_since=asked_at, **fields)
+
+
+def test_a_question_that_was_asked_while_nobody_looked_is_another_though_the_state_is_the_same():
+    memory = asked_before(hours=5, unwatched=True)
+
+    news, entered = memory.saw(run("AWAITING_USER_INPUT"), NOW, 0.5 * HOURS)
+
+    assert (news, entered) == ([], True)
+    assert memory.awaiting_since == NOW - 0.5 * HOURS
+
+
+@pytest.mark.parametrize(
+    "unchanged_for",
+    [5 * HOURS, 5 * HOURS + 1, 5 * HOURS - 20, None],
+    ids=["the same", "before", "just after", "unknown"],
+)
+def test_a_question_that_was_known_before_nobody_looked_is_the_same(unchanged_for):
+    memory = asked_before(hours=5, unwatched=True)
+
+    _, entered = memory.saw(run("AWAITING_USER_INPUT"), NOW, unchanged_for)
+
+    assert (entered, memory.awaiting_since) == (False, NOW - 5 * HOURS)
+
+
+def test_the_first_good_look_after_nobody_looked_decides():
+    memory = asked_before(hours=5, unwatched=True)
+
+    memory.missed_look("503", NOW)
+    entries = [memory.saw(run("AWAITING_USER_INPUT"), NOW + number, 0.0)[1] for number in range(3)]
+
+    assert entries == [True, False, False]
+    assert memory.awaiting_since == NOW
+
+
+def test_an_api_that_touches_a_run_while_it_is_watched_asks_nothing_anew():
+    memory = asked_before(hours=5)
+
+    _, entered = memory.saw(run("AWAITING_USER_INPUT"), NOW, 0.0)
+
+    assert (entered, memory.awaiting_since) == (False, NOW - 5 * HOURS)
+
+
 def test_the_wait_for_a_person_is_over_when_the_run_goes_on():
     memory = Memory()
     memory.saw(run("AWAITING_USER_INPUT"), NOW, 0.0)

@@ -20,7 +20,7 @@ from airflow_anon import hooks, outcomes, protocol
 from airflow_anon.exceptions import AnonConfigurationError, AnonUnavailableError
 from airflow_anon.handoff import Return
 from airflow_anon.runs import WorkflowRun
-from airflow_anon.sensors import AnonWorkflowRunSensor
+from airflow_anon.sensors import AnonWorkflowRunSensor, AnonWorkflowRunsSensor
 from airflow_anon.sharing import CLIENTS, RENEW_AT_MOST_EVERY
 from airflow_anon.simulator import Simulator
 from airflow_anon.triggers import AnonWorkflowRunTrigger
@@ -261,6 +261,73 @@ def test_the_time_in_which_nobody_looked_is_no_outage(api):
     events = carried_out(events_of(trigger))
 
     assert outcome_of(events[0]) == "over"
+
+
+ASKS_TWICE = "AWAITING_USER_INPUT 10m, IN_PROGRESS 5h, AWAITING_USER_INPUT 1h, COMPLETED"
+ASKS_ON = "AWAITING_USER_INPUT 24h, COMPLETED"
+
+
+@pytest.fixture(params=["one", "many"])
+def wait_on(request, api):
+    """Defer a wait for a run, and take it on later; return the event, and the worker's part."""
+    simulator, clock = api
+
+    def wait_on(script, later, **options):
+        run_id = simulator.create_run(script)
+        options = {
+            "task_id": "wait",
+            "deferrable": True,
+            "timeout": 86400,
+            "user_input_timeout": 4 * 3600,
+            **options,
+        }
+
+        def sensor():
+            if request.param == "one":
+                return AnonWorkflowRunSensor(workflow_run_id=run_id, **options)
+            return AnonWorkflowRunsSensor(workflow_run_ids=[run_id], **options)
+
+        with pytest.raises(TaskDeferred) as deferred:
+            sensor().execute(context_of(clock))
+        path, kwargs = deferred.value.trigger.serialize()
+        module, _, name = path.rpartition(".")
+        clock.sleep(later)
+        (event,) = carried_out(
+            events_of(getattr(import_module(module), name)(**json.loads(json.dumps(kwargs))))
+        )
+        given = {**(deferred.value.kwargs or {}), "event": json.loads(json.dumps(event.payload))}
+        return event, lambda: sensor().resume_execution("execute_complete", given, context_of(clock))
+
+    return wait_on
+
+
+@pytest.mark.parametrize(
+    ("script", "outcome"),
+    [(ASKS_TWICE, "over"), (ASKS_ON, "user_input_timeout")],
+    ids=["another", "the same"],
+)
+def test_a_person_who_was_asked_while_the_triggerer_was_away_has_the_whole_time(wait_on, script, outcome):
+    event, _ = wait_on(script, 5.5 * 3600)
+
+    assert outcome_of(event) == outcome
+
+
+@pytest.mark.parametrize(("script", "calls"), [(ASKS_TWICE, 2), (ASKS_ON, 1)], ids=["another", "the same"])
+def test_a_question_that_was_asked_while_the_triggerer_was_away_is_called_back_for(wait_on, script, calls):
+    called = []
+
+    event, resume = wait_on(
+        script,
+        5.5 * 3600,
+        on_awaiting_user_input_callback=called.append,
+        user_input_timeout=9 * 3600,
+        timeout=9 * 3600,
+    )
+    if outcome_of(event) == "waiting":
+        with pytest.raises(TaskDeferred):
+            resume()
+
+    assert len(called) == calls
 
 
 def test_a_wait_looks_when_its_next_look_is_due(api):

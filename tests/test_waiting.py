@@ -148,6 +148,19 @@ def test_an_unknown_status_waits_with_one_warning_for_each_value(wait, mode, sim
         assert len(warned_of) == 2
 
 
+def test_an_unknown_status_is_warned_of_once_though_a_person_was_asked_meanwhile(wait, mode, simulator):
+    run_id = simulator.create_run(
+        "UNKNOWN:QUEUED 100s, UNKNOWN:BLOCKED 100s, AWAITING_USER_INPUT 100s, UNKNOWN:QUEUED 100s, COMPLETED"
+    )
+
+    story = wait(run_id, on_awaiting_user_input_callback=lambda context: None)
+
+    assert story.state == "success", story.error
+    warned_of = [line.partition("status ")[2][:9] for line in story.log if "does not know" in line]
+    if AIRFLOW_V_3_3_PLUS or mode != "reschedule":
+        assert warned_of == ["'QUEUED',", "'BLOCKED'"]
+
+
 def test_an_unknown_end_never_passes(wait, simulator, before):
     story = wait(simulator.create_run(f"{before}ENDED:CANCELLED"), soft_fail=True)
 

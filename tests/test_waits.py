@@ -310,6 +310,26 @@ def test_a_deadline_that_is_over_does_not_hide_a_good_end(sensor, api):
     assert make().resume_execution("__fail__", TRIGGER_TIMEOUT, context_of(api[1]))
 
 
+def test_the_look_before_an_error_promises_no_patience(sensor, api, capsys, caplog):
+    simulator, clock = api
+    make = sensor(outage_tolerance=300)
+    context = context_of(clock)
+    deferral = deferred(lambda: make().execute(context))
+    simulator.start_outage("503")
+    (event,) = asyncio.run(events_of(deferral.trigger))
+    capsys.readouterr()
+    caplog.clear()
+
+    with pytest.raises(AnonUnavailableError, match="Lost contact"):
+        make().resume_execution(
+            "execute_complete", {"event": event.payload, **(deferral.kwargs or {})}, context
+        )
+
+    told = capsys.readouterr().out + caplog.text
+    assert "No answer: 503 Service Unavailable" in told
+    assert "giving up after" not in told
+
+
 def test_a_person_is_asked_though_a_broken_trigger_was_passed_over(sensor, api):
     asked = []
     make = sensor(
