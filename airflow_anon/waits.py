@@ -226,6 +226,7 @@ class BaseWait(ABC, Generic[M]):
                     f"The wait for {name} is over (timeout is {limit}), and its last look failed; {last_seen_as}.",
                     **facts,
                 ) from error
+            self._heed_execution_timeout(plan, memory, time.time())
             self.sensor.log.exception("The wait goes on in spite of this, as silent_fail asks.")
             self._ask_users(context, memory, None)
             self._go_on_in_triggerer(context, plan, memory, time.time() + _pause_after_error(plan))
@@ -242,18 +243,22 @@ class BaseWait(ABC, Generic[M]):
         look = self._look_again(context, plan, memory)
         if look.outcome is not Outcome.WAITING:
             return self._conclude(plan, memory, look)
+        self._heed_execution_timeout(plan, memory, look.at)
         name, last_seen_as, facts = self._described(plan, memory)
-        limit = self.sensor.execution_timeout
-        if limit and look.at - plan.started_at >= limit.total_seconds():
-            raise AirflowTaskTimeout(
-                f"The wait for {name} took longer than execution_timeout, {duration(limit.total_seconds())}; "
-                f"{last_seen_as}. A wait is better limited by timeout."
-            )
         raise AnonUnavailableError(
             f"The wait for {name} broke off in the triggerer ({error}); {last_seen_as}. "
             "Is airflow-provider-anon installed there, in the version of the workers, and was it restarted since?",
             **facts,
         )
+
+    def _heed_execution_timeout(self, plan: Plan, memory: M, now: float) -> None:
+        limit = self.sensor.execution_timeout
+        if limit and now - plan.started_at >= limit.total_seconds():
+            name, last_seen_as, _ = self._described(plan, memory)
+            raise AirflowTaskTimeout(
+                f"The wait for {name} took longer than execution_timeout, {duration(limit.total_seconds())}; "
+                f"{last_seen_as}. A wait is better limited by timeout."
+            )
 
     def _go_on_in_triggerer(self, context: Context, plan: Plan, memory: M, next_look_at: float) -> NoReturn:
         from airflow_anon.triggers import TRIGGER_GRACE
@@ -512,14 +517,10 @@ def _first_rescheduled_at(context: Context) -> datetime | None:
     ti: Any = context["ti"]
     if hasattr(ti, "get_first_reschedule_date"):
         return ti.get_first_reschedule_date(context)  # type: ignore[no-any-return]
-    return _first_rescheduled_at_2(ti)  # pragma: no cover  see there
+    return _rescheduled_at_2(ti, ti.max_tries - ti.task.retries + 1)  # pragma: no cover  see there
 
 
-def _first_rescheduled_at_2(ti: Any) -> datetime | None:  # pragma: no cover  Airflow 2.11, where it is tested
-    return _rescheduled_at_2(ti, ti.max_tries - ti.task.retries + 1)
-
-
-def _rescheduled_at_2(ti: Any, first_try: int) -> datetime | None:  # pragma: no cover  see above
+def _rescheduled_at_2(ti: Any, first_try: int) -> datetime | None:  # pragma: no cover  tested on Airflow 2
     from airflow.sensors.base import _orig_start_date
 
     return _orig_start_date(  # type: ignore[no-any-return]

@@ -234,7 +234,7 @@ def _run(
         task = ti.task = context["task"] = make_task()
         story.starts += 1
         try:
-            with _reschedule_dates(clock, ti):
+            with reschedule_dates(clock, ti):
                 story.xcom = json.loads(json.dumps(resume(task)))
             story.state = "success"
         except TaskDeferred as deferred:
@@ -317,7 +317,7 @@ def _kept_links(story: Story) -> Iterator[None]:
 
 
 @contextmanager
-def _reschedule_dates(clock: MovingTime, ti: TaskInstance) -> Iterator[None]:
+def reschedule_dates(clock: MovingTime, ti: TaskInstance) -> Iterator[None]:
     """Make the first reschedule date and Airflow's clock agree with ours."""
     module = import_module(BaseSensorOperator.__module__)
     with ExitStack() as patches:

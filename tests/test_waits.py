@@ -19,9 +19,9 @@ from carry_out import (
     Store,
     TaskInstance,
     TaskInstance3,
-    _reschedule_dates,
     carry_out,
     events_of,
+    reschedule_dates,
 )
 
 from airflow_anon.exceptions import (
@@ -113,7 +113,7 @@ def second_try(api, run_id, *, keeps, rescheduled_at, **options):
     options = {"poke_interval": 60, "timeout": 36_000, "retries": 2, **options}
     sensor = AnonWorkflowRunSensor(task_id="wait", workflow_run_id=run_id, mode="reschedule", **options)
     ti.task = sensor
-    with _reschedule_dates(api[1], ti):
+    with reschedule_dates(api[1], ti):
         return sensor.execute(
             {"ti": ti, "task_instance": ti, **({"task_state_store": store} if keeps else {})}
         )
@@ -301,6 +301,15 @@ def test_a_deadline_that_is_over_is_not_forgotten_because_the_last_look_failed(s
     simulator.add_faults("404 x9")
 
     with pytest.raises(AnonWaitTimeoutError, match=r"timeout is 10 min.*, and its last look failed"):
+        make().resume_execution("__fail__", TRIGGER_TIMEOUT, context_of(clock))
+
+
+def test_an_execution_timeout_is_not_forgotten_either_because_the_last_look_failed(sensor, api):
+    simulator, clock = api
+    make = sensor(execution_timeout=timedelta(minutes=5), silent_fail=True)
+    simulator.add_faults("404 x9")
+
+    with pytest.raises(AirflowTaskTimeout, match="longer than execution_timeout, 5 min"):
         make().resume_execution("__fail__", TRIGGER_TIMEOUT, context_of(clock))
 
 
