@@ -13,6 +13,8 @@ STILL_WAITING_EVERY = 300.0
 LONGEST_TEXT = 120
 MOST_STATUSES = 16
 OTHERS = "others"
+# From how many seconds on a duration is written in a unit, and in which the rest is.
+UNITS = ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
 # By so much a question may seem to have been asked later than it was: an answer takes its time, and clocks differ.
 SAME_QUESTION = 30.0
 
@@ -30,15 +32,9 @@ def duration(seconds: float) -> str:
         return "an unlimited time"
     if seconds < 60:
         return f"{seconds:.1f}".removesuffix(".0") + " s"
-    for unit, size, small_unit, small in (
-        ("min", 60, "s", 1),
-        ("h", 3600, "min", 60),
-        ("d", 86400, "h", 3600),
-    ):
-        if seconds < {60: 3600, 3600: 86400}.get(size, float("inf")):
-            whole, rest = divmod(int(seconds), size)
-            return f"{whole} {unit} {rest // small} {small_unit}" if rest // small else f"{whole} {unit}"
-    raise AssertionError(seconds)  # pragma: no cover
+    size, unit, small, small_unit = next(row for row in UNITS if seconds >= row[0])
+    whole, rest = divmod(int(seconds), size)
+    return f"{whole} {unit} {rest // small} {small_unit}" if rest // small else f"{whole} {unit}"
 
 
 def clipped(text: str) -> str:

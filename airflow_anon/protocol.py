@@ -350,7 +350,7 @@ def fetch_run(workflow_run_id: str) -> Conversation[WorkflowRun]:
     :raises AnonError: there is no such run, or no answer.
     """
     look = yield from take_look(Plan(workflow_run_id), Memory())
-    if look.run is None:  # pragma: no cover
+    if look.run is None:  # pragma: no cover  for the type checker
         raise AssertionError("a first look either sees the run or raises")
     return look.run
 

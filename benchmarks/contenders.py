@@ -279,8 +279,20 @@ CONTENDERS = {
             _anon_together,
             "One `AnonWorkflowRunsTrigger` for all runs.",
         ),
-        Contender("floor: aiohttp", "aiohttp", _connect_anon, _floor(SharedSession)),
-        Contender("floor: streams", "", _connect_anon, _floor(Streams)),
+        Contender(
+            "floor: aiohttp",
+            "aiohttp",
+            _connect_anon,
+            _floor(SharedSession),
+            "One session for all waits, which only look and sleep.",
+        ),
+        Contender(
+            "floor: streams",
+            "",
+            _connect_anon,
+            _floor(Streams),
+            "The same over bare sockets of asyncio: what looks cost without an HTTP client.",
+        ),
         Contender(
             "floor: nothing",
             "",

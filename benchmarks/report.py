@@ -129,8 +129,13 @@ FIGURES = (
 )  # fmt: skip
 NOTES = (
     (
-        "Where the ratio to the best peer is missed, the limit is aiohttp's own client: the floor, which does nothing but look, "
-        "is hardly nearer to that peer, as the tables show."
+        "*At most* is the goal that we have set ourselves for a figure. A ratio is that of CPU for each look; *the best peer* is "
+        "the provider that takes the least."
+    ),
+    (
+        "Where the looks go in step and the ratio to the best peer is missed, the limit is aiohttp's own client: the floor, which "
+        "does nothing but look, misses it as well. Spread evenly, ours takes less than the floor, so that a ratio missed "
+        "there is for us to better."
     ),
     (
         "On a busy machine the longest block is mostly a wait for a core: `floor: nothing` shows for how long a process that "
@@ -163,7 +168,7 @@ def text(results: Results) -> str:
     """Return the figures and the tables."""
     parts = ["## Figures", "", *_figures(results), ""]
     for result in results.values():
-        parts += [f"### {result['title']}", "", *_table(result), ""]
+        parts += [f"### {result['title']}", "", *_table(result), "", *_troubles(result)]
     return "\n".join(parts)
 
 
@@ -198,7 +203,8 @@ def _figures(results: Results) -> Iterable[str]:
             continue
         value = figure.value(results)
         verdict = "met" if value <= figure.limit else "**missed**"
-        yield f"| {figure.text} | {_shown(value)} {figure.unit} | {figure.limit:g} | {verdict} |"
+        shown = f"{_shown(value)} {figure.unit}".rstrip()
+        yield f"| {figure.text} | {shown} | {figure.limit:g} | {verdict} |"
 
 
 def _table(result: Results) -> Iterable[str]:
@@ -212,15 +218,17 @@ def _table(result: Results) -> Iterable[str]:
     for contender, runs in taken.items():
         cells = [_shown(ratio(result, contender, base, main))] if base and main else []
         cells += [_shown(middle(result, contender, key) * KEYS[key][1]) for key in keys]
-        trouble = next(
-            (
-                str(run.get("failed") or run.get("errors") or "")
-                for run in runs
-                if run.get("failed") or run.get("errors")
-            ),
-            "",
-        )
-        yield f"| {NAMES.get(contender, contender)} | " + " | ".join(cells) + f" | {len(runs)} {trouble} |"
+        yield f"| {NAMES.get(contender, contender)} | " + " | ".join(cells) + f" | {len(runs)} |"
+
+
+def _troubles(result: Results) -> Iterable[str]:
+    for contender, runs in result["taken"].items():
+        told = [
+            text for run in runs for text in ([run["failed"]] if "failed" in run else run.get("errors", []))
+        ]
+        if told:
+            kinds = "; ".join(f"`{text}`" for text in dict.fromkeys(told))
+            yield from (f"Waits of {NAMES.get(contender, contender)} broke off: {kinds}", "")
 
 
 def _shown(number: float) -> str:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
+from loopback import AirflowError, LoopbackAirflow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,7 +18,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-LOOPBACK = "127.0.0.1"
 PROCESSES = {
     "api-server": [],
     "dag-processor": [],
@@ -35,11 +29,7 @@ LONGEST_START = 180.0
 TICK = 0.2
 
 
-class DemoError(Exception):
-    """The demo cannot go on; the text says why."""
-
-
-class LocalAirflow:
+class LocalAirflow(LoopbackAirflow):
     """
     Airflow with its home in a folder, while the ``with`` block lasts.
 
@@ -52,12 +42,14 @@ class LocalAirflow:
     def __init__(
         self, home: Path, dags: Path, processes: Iterable[str] = tuple(PROCESSES), **settings: str
     ) -> None:
-        self.home = home
+        own = {
+            "AIRFLOW__CORE__PARALLELISM": "2",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+        }
+        super().__init__(home, dags, **own | settings)
         self.processes = processes
-        self.url = f"http://{LOOPBACK}:{_free_port()}"
-        self._environment = _environment(home, dags, self.url) | settings
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._headers = {"Content-Type": "application/json"}
 
     def __enter__(self) -> Self:
         """Create the database and start the processes."""
@@ -78,43 +70,26 @@ class LocalAirflow:
         """
         Make sure that all processes live.
 
-        :raises DemoError: one has ended.
+        :raises AirflowError: one has ended.
         """
         for name, process in self._processes.items():
             if process.poll() is not None:
-                raise DemoError(f"airflow {name} ended by itself:\n{self._tail(name)}")
+                raise AirflowError(f"airflow {name} ended by itself:\n{self._tail(name)}")
 
     def wait_for_dag(self, dag_id: str) -> None:
         """
         Wait until Airflow is up and has read a DAG.
 
-        :raises DemoError: it has not in some minutes, or has ended.
+        :raises AirflowError: it has not in some minutes, or has ended.
         """
         deadline = time.monotonic() + LONGEST_START
         while self.ask(f"/dags/{dag_id}") is None:
             self.check()
             if time.monotonic() > deadline:
-                raise DemoError(
+                raise AirflowError(
                     f"Airflow did not start in {LONGEST_START:.0f} s; its logs are in {self.home.name}/"
                 )
             time.sleep(TICK)
-
-    def ask(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
-        """Call Airflow's REST API; nothing comes back while it is not up, or does not know the thing asked for."""
-        data = None if body is None else json.dumps(body).encode()
-        try:
-            if "Authorization" not in self._headers:
-                token = _call(f"{self.url}/auth/token", self._headers)["access_token"]
-                self._headers["Authorization"] = f"Bearer {token}"
-            return _call(f"{self.url}/api/v2{path}", self._headers, data)
-        except urllib.error.HTTPError as error:
-            if error.code in (404, 503):
-                return None
-            raise DemoError(
-                f"Airflow answered {error.code} to {path}: {error.read().decode()[:500]}"
-            ) from error
-        except OSError:
-            return None
 
     def stop(self) -> None:
         """End what was started, and what that has started in turn."""
@@ -135,7 +110,7 @@ class LocalAirflow:
 
     def _migrate(self) -> None:
         if self._start("db", "migrate").wait() != 0:
-            raise DemoError(f"airflow db migrate failed:\n{self._tail('db')}")
+            raise AirflowError(f"airflow db migrate failed:\n{self._tail('db')}")
         del self._processes["db"]
 
     def _start(self, *command: str) -> subprocess.Popen[bytes]:
@@ -168,47 +143,3 @@ def _undisturbed() -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-
-
-def _environment(home: Path, dags: Path, url: str) -> dict[str, str]:
-    """Return what this Airflow goes by; settings of another one that lives in the same shell are left out."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
-    settings = {
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__API__HOST": LOOPBACK,
-        "AIRFLOW__API__PORT": url.rpartition(":")[2],
-        "AIRFLOW__API__WORKERS": "1",
-        "AIRFLOW__API__SECRET_KEY": secrets.token_hex(),
-        "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(),
-        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
-        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__PARALLELISM": "2",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-        "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
-        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
-        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
-        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-        "SCARF_ANALYTICS": "false",
-        "NO_PROXY": f"{LOOPBACK},localhost",
-        "no_proxy": f"{LOOPBACK},localhost",
-    }
-    return inherited | settings
-
-
-def _call(url: str, headers: dict[str, str], data: bytes | None = None) -> dict[str, Any]:
-    request = urllib.request.Request(url, data=data, headers=headers)
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=10) as response:
-        answer: dict[str, Any] = json.load(response)
-        return answer
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -18,7 +18,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from local_airflow import TICK, DemoError, LocalAirflow
+from local_airflow import TICK, LocalAirflow
+from loopback import AirflowError
 
 from airflow_anon.runs import WorkflowRunStatus
 from airflow_anon.simulator import Simulator
@@ -59,7 +60,7 @@ def main() -> int:
             connection = {"AIRFLOW_CONN_ANON_DEFAULT": simulator.connection()}
             with LocalAirflow(HOME, ROOT / "example_dags", **connection) as airflow:
                 return Show(simulator, airflow).go_on()
-    except DemoError as error:
+    except AirflowError as error:
         say("demo", f"failed: {error}")
     except KeyboardInterrupt:
         say("demo", "interrupted; everything is stopped.")
@@ -88,7 +89,7 @@ class Show:
         body = {"logical_date": None, "conf": {"workflow_run_id": self.run_id}}
         dag_run = self.airflow.ask(f"/dags/{DAG_ID}/dagRuns", body)
         if dag_run is None:
-            raise DemoError("Airflow did not start the DAG")
+            raise AirflowError("Airflow did not start the DAG")
         self.dag_run_id = dag_run["dag_run_id"]
         say("airflow", f"DAG {DAG_ID} is triggered with the id of the run")
         state, tasks = self._follow()
@@ -102,7 +103,7 @@ class Show:
         while state not in ENDED:
             self.airflow.check()
             if time.monotonic() > deadline:
-                raise DemoError(
+                raise AirflowError(
                     f"the DAG did not end in {LONGEST_RUN:.0f} s; its logs are in {HOME.name}/logs/"
                 )
             time.sleep(TICK)

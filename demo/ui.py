@@ -13,7 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from local_airflow import TICK, DemoError, LocalAirflow
+from local_airflow import TICK, LocalAirflow
+from loopback import AirflowError
 
 from airflow_anon.runs import WorkflowRunStatus
 from airflow_anon.simulator import Simulator
@@ -56,7 +57,7 @@ def main() -> int:
                 while True:
                     airflow.check()
                     time.sleep(TICK)
-    except DemoError as error:
+    except AirflowError as error:
         print(f"This failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -24,7 +24,7 @@ with DAG(
         task_id="wait",
         workflow_run_id="{{ params.workflow_run_id }}",
         deferrable=True,
-        poke_interval=2,
+        poke_interval=2,  # for the demo; the usual 60 suits most runs
         outlets=[INVOICES],
     )
 

@@ -17,7 +17,7 @@ with DAG(
     dag_id="anon_branch_on_no_action",
     schedule=None,
     params={"workflow_run_id": Param(type="string", format="uuid", description="The run to wait for.")},
-    default_args={"poke_interval": 2},
+    default_args={"poke_interval": 2},  # for the demo; the usual 60 suits most runs
     tags=["anon"],
 ):
     wait = AnonWorkflowRunSensor(

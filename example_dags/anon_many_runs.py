@@ -30,7 +30,7 @@ with DAG(
         task_id="wait",
         workflow_run_ids=start_runs(),
         deferrable=True,
-        poke_interval=2,
+        poke_interval=2,  # for the demo; the usual 60 suits most runs
         timeout=timedelta(days=2),
     )
 

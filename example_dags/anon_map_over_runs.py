@@ -25,9 +25,11 @@ with DAG(
         """Return the ids; in a DAG of yours this is the task that starts the runs."""
         return [] if params is None else params["workflow_run_ids"]
 
-    wait = AnonWorkflowRunSensor.partial(task_id="wait", deferrable=True, poke_interval=2).expand(
-        workflow_run_id=list_runs()
-    )
+    wait = AnonWorkflowRunSensor.partial(
+        task_id="wait",
+        deferrable=True,
+        poke_interval=2,  # for the demo; the usual 60 suits most runs
+    ).expand(workflow_run_id=list_runs())
 
     @task
     def sum_up(runs: list[dict[str, Any]]) -> list[str]:

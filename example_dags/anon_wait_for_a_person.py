@@ -28,7 +28,7 @@ with DAG(
         task_id="wait",
         workflow_run_id="{{ params.workflow_run_id }}",
         deferrable=True,
-        poke_interval=2,
+        poke_interval=2,  # for the demo; the usual 60 suits most runs
         timeout=timedelta(days=7),
         user_input_timeout=timedelta(days=2),
         on_awaiting_user_input_callback=SmtpNotifier(

@@ -30,6 +30,6 @@ with DAG(
         workflow_run_id=start_run("{{ params.workflow_run_id }}"),
         start_from_trigger=True,
         end_from_trigger=True,
-        poke_interval=2,
+        poke_interval=2,  # for the demo; the usual 60 suits most runs
         timeout=timedelta(days=2),
     )

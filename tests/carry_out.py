@@ -20,8 +20,8 @@ from itertools import count
 from typing import Any
 from unittest import mock
 
+import pytest
 from airflow.providers.common.compat.sdk import (
-    AirflowException,
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
@@ -51,7 +51,8 @@ MODES = {
 }
 
 
-def _waits() -> int:
+def waits_here() -> int:
+    """Return how many waits are under way on this loop."""
     return sum(client._waits for client in CLIENTS[asyncio.get_running_loop()].values())
 
 
@@ -107,7 +108,7 @@ class MovingTime:
         while me.due_at > self.time() and calm < CALM:
             if self.sleepers[0] is me:
                 await asyncio.sleep(0)
-                calm = calm + 1 if len(self.sleepers) == _waits() else 0
+                calm = calm + 1 if len(self.sleepers) == waits_here() else 0
             else:
                 calm = 0
                 me.turn.clear()
@@ -168,10 +169,6 @@ class TaskInstance:
     task_id: str = "wait"
     run_id: str = "manual"
     map_index: int = -1
-    xcoms: dict[str, Any] = field(default_factory=dict)
-
-    def xcom_push(self, key: str, value: Any) -> None:
-        self.xcoms[key] = json.loads(json.dumps(value))
 
 
 class TaskInstance3(TaskInstance):
@@ -374,6 +371,19 @@ def carried_out(main: Awaitable[Any]) -> Any:
     return result
 
 
+async def until(condition: Callable[[], Any]) -> None:
+    """Let the others on this loop go on until it is so."""
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+async def cancelled(task: asyncio.Task[Any]) -> None:
+    """Cancel a task, which does not hold that up."""
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 def _resumption(method: str, kwargs: dict[str, Any], context: Any) -> Callable[[Any], Any]:
     return lambda task: task.resume_execution(method, kwargs, context)
 
@@ -385,6 +395,3 @@ def anon_api(monkeypatch: Any, **options: Any) -> Iterator[tuple[Simulator, Movi
         monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection())
         with moving_time(simulator) as clock:
             yield simulator, clock
-
-
-__all__ = ["MODES", "AirflowException", "Story", "anon_api", "carry_out", "moving_time"]

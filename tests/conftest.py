@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import shutil
@@ -80,6 +81,23 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Simulator, MovingTime
 
     with anon_api(monkeypatch) as (simulator, clock):
         yield simulator, clock
+
+
+@pytest.fixture
+def lookups(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The connections that are looked up in the triggerer, each with some latency."""
+    from airflow_anon import hooks
+
+    looked_up = []
+    real = hooks.get_async_connection
+
+    async def get_async_connection(conn_id: str, **options: Any) -> Any:
+        looked_up.append(conn_id)
+        await asyncio.sleep(0.03)
+        return await real(conn_id, **options)
+
+    monkeypatch.setattr(hooks, "get_async_connection", get_async_connection)
+    return looked_up
 
 
 @pytest.fixture

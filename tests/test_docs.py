@@ -26,15 +26,19 @@ from snippets import PAGES, ROOT, SNIPPETS
 
 import airflow_anon
 from airflow_anon.alarm import asleep
+from airflow_anon.hooks import AnonHook
+from airflow_anon.runs import WorkflowRun
 from airflow_anon.settings import Endpoint
 from airflow_anon.simulator import Simulator, pytest_plugin
 
 # Found by its entry point where the package is installed, by this line where it is not.
 anon_simulator = pytest_plugin.anon_simulator
 
+LINK = re.compile(r"(?<!!)\[([^\[\]]*)\]\((?!https?:)([^()\s]+)\)")
 UUID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 NO_CODE = {"", "text"}
 SHORTEST_REASON = 10
+CONTRIBUTING = ROOT.joinpath("CONTRIBUTING.md").read_text(encoding="utf-8")
 STRICT_CURL = 'curl() { command curl -sS --fail-with-body --noproxy "*" "$@"; }'
 
 
@@ -153,7 +157,7 @@ def runnable(line, simulator, run):
 
 
 def run_json(snippet, request):
-    assert json.loads(snippet.code)
+    assert WorkflowRun.from_payload(json.loads(snippet.code)).succeeded
 
 
 RUNNERS = {"python": run_python, "sh": run_shell, "json": run_json}
@@ -199,6 +203,34 @@ def test_no_snippet_is_overlooked(page):
     assert len(fences) == 2 * (len(found) + len(directives))
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_has_a_text_and_leads_somewhere(page):
+    links = LINK.findall(page.read_text(encoding="utf-8"))
+
+    assert [target for text, target in links if not text] == []
+    assert [target for _, target in links if not leads_somewhere(page, target)] == []
+
+
+def leads_somewhere(page, target):
+    path, _, heading = target.partition("#")
+    found = page.parent / path
+    return found.exists() and (not heading or heading in headings_of(found))
+
+
+def headings_of(page):
+    lines = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_is_included_is_a_link_as_well(page):
+    text = page.read_text(encoding="utf-8")
+    included = re.findall(r"^```\{(?:literal)?include\} (\S+)$", text, re.MULTILINE)
+    linked = {target.partition("#")[0] for _, target in LINK.findall(text)}
+
+    assert set(included) <= linked
+
+
 def test_pictures_are_as_drawn():
     pictures = runpy.run_path(str(ROOT / "docs" / "pictures.py"))["PICTURES"]
 
@@ -229,6 +261,27 @@ def test_the_credential_is_sent_as_told(row):
     assert len(headers) == 3 + bool(value)
 
 
+@pytest.mark.parametrize("row", rows_below("connection.md", "| URI | address |"), ids=str)
+def test_a_uri_leads_to_its_address(row, monkeypatch):
+    uri, address = (cell.strip("`") for cell in row)
+    monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", uri)
+    endpoint = AnonHook().endpoint()
+
+    assert endpoint.base_url == address
+    assert endpoint.headers["Authorization"] == "Bearer abc"
+
+
+def test_the_figures_of_a_triggerer_are_those_that_were_measured():
+    results = ROOT.joinpath("benchmarks/RESULTS.md").read_text(encoding="utf-8")
+    share, memory = (
+        float(re.search(rf"^\| 10,000 waits every 60 s, {what} \| ([\d.]+)", results, re.MULTILINE)[1])
+        for what in ("share of a core", "memory")
+    )
+    told = f"10,000 that look once a minute take {share:.1f} % of a core and {memory:.0f} MB"
+
+    assert told in ROOT.joinpath("docs/deployment.md").read_text(encoding="utf-8")
+
+
 def test_each_deviation_of_a_version_names_tests_that_there_are():
     rows = rows_below("waiting.md", "| what is different | on Airflow | shown by |")
     named = [re.findall(r"`(test_\w+)`", row[-1]) for row in rows]
@@ -238,16 +291,41 @@ def test_each_deviation_of_a_version_names_tests_that_there_are():
     assert [name for names in named for name in names if f"def {name}(" not in tests] == []
 
 
-def public_classes():
-    for module in pkgutil.iter_modules(airflow_anon.__path__, "airflow_anon."):
-        if not module.ispkg:
-            names = vars(import_module(module.name))
-            classes = [value for value in names.values() if inspect.isclass(value)]
-            yield from (kind for kind in classes if kind.__name__.startswith(("Anon", "WorkflowRun")))
+def public():
+    for module in pkgutil.walk_packages(airflow_anon.__path__, "airflow_anon."):
+        for name, value in vars(import_module(module.name)).items():
+            if callable(value) and re.match("Anon|WorkflowRun|anon_", name):
+                home = (
+                    value.__module__ if inspect.isclass(value) or inspect.isfunction(value) else module.name
+                )
+                yield home, name
 
 
-@pytest.mark.parametrize("kind", sorted(set(public_classes()), key=str), ids=lambda kind: kind.__name__)
-def test_the_reference_has_all_that_is_public(kind):
+@pytest.mark.parametrize(("module", "name"), sorted(set(public())))
+def test_the_reference_has_all_that_is_public(module, name):
     reference = ROOT.joinpath("docs/reference.md").read_text(encoding="utf-8")
 
-    assert f"automodule:: {kind.__module__}\n" in reference or f".{kind.__name__}\n" in reference
+    assert f"automodule:: {module}\n" in reference or f".{name}\n" in reference
+
+
+def test_contributors_find_the_modules_in_the_order_of_their_imports():
+    project = ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8")
+    layers = re.search(r"^layers = \[\n(.+?)^\]", project, re.MULTILINE | re.DOTALL)[1].splitlines()
+    level_of = {name: level for level, layer in enumerate(layers) for name in re.findall(r"\w+", layer)}
+    table = CONTRIBUTING.partition("| file | job |")[2].partition("\n\n")[0]
+    listed = re.findall(r"`(\w+)(?:\.py|/)`", table)
+
+    assert sorted(listed) == sorted(level_of)
+    assert listed == sorted(listed, key=level_of.get)
+
+
+def test_each_command_is_known_to_readers_or_contributors():
+    commands = re.findall(
+        r"^([\w-]+):.*##", ROOT.joinpath("Makefile").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    told = set(
+        re.findall(r"make ([\w-]+)", ROOT.joinpath("README.md").read_text(encoding="utf-8") + CONTRIBUTING)
+    )
+
+    assert commands
+    assert [name for name in commands if name not in told] == []

@@ -24,7 +24,7 @@ import pytest
 from aiohttp import web_response
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_3_PLUS
-from carry_out import carry_out, moving_time
+from carry_out import MODES, carry_out, moving_time
 from hypothesis import HealthCheck, event, given, settings, strategies as st
 
 from airflow_anon import sharing
@@ -41,14 +41,7 @@ from airflow_anon.protocol import FIRST_LOOK_PATIENCE, LONGEST_BACKOFF, LONGEST_
 from airflow_anon.sensors import AnonWorkflowRunSensor
 from airflow_anon.simulator import MovableClock, Simulator
 
-MODES = {
-    "poke": {"mode": "poke"},
-    "reschedule": {"mode": "reschedule"},
-    "reschedule, nothing kept": {"mode": "reschedule"},
-    "deferred": {"deferrable": True},
-    "from the trigger": {"start_from_trigger": True},
-    "without a worker": {"start_from_trigger": True, "end_from_trigger": True},
-}
+ALL_MODES = MODES | {"reschedule, nothing kept": MODES["reschedule"]}
 WELL = {"COMPLETED", "COMPLETED_WITH_NO_ACTION_TAKEN"}
 GOOD = "slow 0s"
 A_MOMENT = 3.0
@@ -209,7 +202,7 @@ def told(case, mode):
         def wait():
             return carry_out(
                 lambda: AnonWorkflowRunSensor(
-                    task_id="wait", workflow_run_id=run_id, **MODES[mode], **case.options
+                    task_id="wait", workflow_run_id=run_id, **ALL_MODES[mode], **case.options
                 ),
                 clock,
                 keeps=is_kept(mode),
@@ -355,7 +348,7 @@ hurt = settings(
 
 
 @pytest.mark.timeout(0)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ALL_MODES)
 @hurt
 @given(case=cases)
 def test_a_wait_keeps_its_promises(mode, case):
@@ -368,7 +361,7 @@ def test_a_wait_keeps_its_promises(mode, case):
 SLOW = ["hang", "drip 0.2s", "drip-headers 0.2s", "slow 5s"]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ALL_MODES)
 @pytest.mark.parametrize("fault", SLOW)
 def test_an_answer_that_does_not_come_is_given_up(mode, fault):
     """These take as long as they take, so there is one of each: in a first look, and in a later one."""
@@ -386,7 +379,7 @@ def test_an_answer_that_does_not_come_is_given_up(mode, fault):
 @hurt
 @given(case=cases)
 def test_the_modes_agree(case):
-    ends = {mode: end_of(told(case, mode).story) for mode in MODES}
+    ends = {mode: end_of(told(case, mode).story) for mode in ALL_MODES}
 
     state, kind, _ = ends["poke"]
     skipped_at_timeout = state == "skipped" and case.options["soft_fail"] and "FAILED" not in case.script

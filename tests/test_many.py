@@ -9,6 +9,7 @@ import random
 import re
 import socket
 from collections import UserList
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +18,17 @@ from unittest import mock
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowSkipException, BaseHook, TaskDeferred, task
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, AIRFLOW_V_3_3_PLUS
-from carry_out import MODES, TaskInstance, TaskInstance3, carried_out, carry_out, events_of
+from carry_out import (
+    MODES,
+    TaskInstance,
+    TaskInstance3,
+    cancelled,
+    carried_out,
+    carry_out,
+    events_of,
+    until,
+    waits_here,
+)
 
 from airflow_anon import outcomes, passing
 from airflow_anon.exceptions import (
@@ -63,6 +74,19 @@ def wait_as(clock):
 @pytest.fixture
 def wait(wait_as, mode):
     return lambda ids, **options: wait_as(mode, ids, **options)
+
+
+@contextmanager
+def naps():
+    """Let time be what it is, and keep what sleeps have begun."""
+    begun = []
+
+    async def asleep(seconds):
+        begun.append(seconds)
+        await asyncio.sleep(seconds)
+
+    with mock.patch("airflow_anon.transport.asleep", asleep):
+        yield begun
 
 
 def created(simulator, *scripts):
@@ -684,20 +708,22 @@ def test_the_event_of_thousands_of_runs_is_small_whatever_ends_them(simulator):
 
 
 @pytest.mark.parametrize("moment", ["connecting", "asking", "sleeping"])
-def test_a_wait_that_is_cancelled_goes_on_elsewhere(simulator, clock, monkeypatch, moment):
+def test_a_wait_that_is_cancelled_goes_on_elsewhere(simulator, lookups, moment):
     ids = created(simulator, *["PENDING 100s, COMPLETED"] * 20)
+    if moment == "asking":
+        simulator.add_faults("slow 2s")
     path, kwargs = trigger_for(ids).serialize()
-    turns = {"connecting": 2, "asking": 12, "sleeping": 60}[moment]
 
     async def begin():
-        with monkeypatch.context() as patches:
-            patches.setattr("airflow_anon.transport.asleep", asyncio.sleep)
+        with naps() as begun:
+            is_there = {
+                "connecting": lambda: lookups,
+                "asking": lambda: simulator.requests,
+                "sleeping": lambda: len(begun) == len(ids),
+            }[moment]
             task = asyncio.create_task(events_of(trigger_for(ids)))
-            for _ in range(turns):
-                await asyncio.sleep(0.001)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
+            await until(is_there)
+            await cancelled(task)
 
     carried_out(begin())
     module, _, name = path.rpartition(".")
@@ -713,17 +739,13 @@ def test_a_run_that_is_over_is_not_kept_while_others_wait(simulator):
 
     async def kept_meanwhile():
         task = asyncio.create_task(events_of(trigger_for(ids)))
-        while simulator.requests < len(ids):
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.2)
+        await until(lambda: begun and waits_here() == 1)
         kept = {item.id for item in gc.get_objects() if type(item) is WorkflowRun} & set(ids)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await cancelled(task)
         return kept
 
     gc.collect()
-    with mock.patch("airflow_anon.transport.asleep", asyncio.sleep):
+    with naps() as begun:
         kept = carried_out(kept_meanwhile())
 
     assert kept == {ids[-1]}

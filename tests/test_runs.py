@@ -9,7 +9,7 @@ import pytest
 from core import COMPLETED_AT, CREATED_AT, JOB_RUN_ID, RUN_ID, USER_ID, WORKFLOW_ID, payload
 
 from airflow_anon.exceptions import AnonInvalidIdError, AnonProtocolError
-from airflow_anon.runs import WorkflowRun, WorkflowRunStatus, normalise_id
+from airflow_anon.runs import WorkflowRun, WorkflowRunStatus, is_queued, normalise_id
 
 QUESTIONS = ("is_known", "is_over", "succeeded", "failed", "took_no_action", "awaits_user_input")
 
@@ -228,3 +228,17 @@ def test_a_run_shows_its_fields_once():
 
     assert shown.count(RUN_ID) == 1
     assert "workflowId" not in shown
+
+
+@pytest.mark.parametrize("status", [*WorkflowRunStatus, "NEVER_HEARD_OF", "AN_EARLIER_ONE", None])
+def test_only_a_run_whose_work_has_not_begun_is_queued(status):
+    assert is_queued(status) is (status == "PENDING")
+    # What was kept of a run is a text of its own, and not the constant.
+    assert is_queued(status and str(status.encode(), "utf-8")) is (status == "PENDING")
+
+
+@pytest.mark.parametrize("status", [*WorkflowRunStatus, "NEVER_HEARD_OF", "AN_EARLIER_ONE"])
+def test_how_long_a_run_was_queued_shows_only_while_it_is_at_work(status):
+    seen = WorkflowRun.from_payload(payload(status))
+
+    assert seen.seconds_queued == (600.0 if status == "IN_PROGRESS" else None)

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
+from carry_out import cancelled, until
 from core import RUN_ID
 from server import Server, answer, never
 
@@ -88,17 +89,6 @@ async def look(read, run_id, key="anon_default"):
 
 def looks(client, run_ids):
     return asyncio.gather(*(client.send(Request(path_of(run_id))) for run_id in run_ids))
-
-
-async def cancelled(task):
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-async def until(condition):
-    while not condition():
-        await asyncio.sleep(0.001)
 
 
 async def longest_block(work):

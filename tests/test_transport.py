@@ -689,6 +689,14 @@ def test_the_ca_settings_of_the_environment_are_used(ask, authority, variable, k
     assert reply.status == 200
 
 
+def test_the_store_of_the_system_counts_as_well(ask, authority, ca_folder, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_DIR", ca_folder)  # where OpenSSL has it
+    with Server(tls=tls_for(authority)) as server:
+        (reply,) = ask(endpoint_of(server.url))
+
+    assert reply.status == 200
+
+
 def test_the_connection_goes_before_the_environment(ask, authority, ca_file, tmp_path, monkeypatch):
     other = tmp_path / "other.pem"
     trustme.CA().cert_pem.write_to_path(str(other))

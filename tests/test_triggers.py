@@ -12,7 +12,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowSkipException, TaskDeferred
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
 from airflow.triggers.base import TriggerEvent
-from carry_out import TaskInstance, TaskInstance3, carried_out, events_of
+from carry_out import TaskInstance, TaskInstance3, cancelled, carried_out, events_of, until
 from core import RUN_ID
 
 import airflow_anon
@@ -42,34 +42,8 @@ def simulator(monkeypatch):
         yield simulator
 
 
-@pytest.fixture
-def lookups(monkeypatch):
-    """The connections that are looked up in the triggerer, each with some latency."""
-    looked_up = []
-    real = hooks.get_async_connection
-
-    async def get_async_connection(conn_id, **options):
-        looked_up.append(conn_id)
-        await asyncio.sleep(0.03)
-        return await real(conn_id, **options)
-
-    monkeypatch.setattr(hooks, "get_async_connection", get_async_connection)
-    return looked_up
-
-
 def trigger_for(run_id, **arguments):
     return AnonWorkflowRunTrigger(**{"workflow_run_id": run_id, "poke_interval": 0.02, **arguments})
-
-
-async def cancelled(task):
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-async def until(condition):
-    while not condition():
-        await asyncio.sleep(0.002)
 
 
 def outcome_of(event):

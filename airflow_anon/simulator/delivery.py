@@ -23,9 +23,9 @@ CHUNK_BYTES = 64 * 1024
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
-async def deliver(request: web.Request, answer: Answer, fault: Fault | None = None) -> web.StreamResponse:
+async def deliver(request: web.Request, answer: Answer, fault: Fault) -> web.StreamResponse:
     """Send *answer* as *fault* wants it sent."""
-    if fault is None or fault.kind not in DELIVERIES:
+    if fault.kind not in DELIVERIES:
         return whole(answer)
     return await DELIVERIES[fault.kind](request, answer, fault.seconds)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import time
@@ -13,8 +14,15 @@ from pathlib import Path
 import pytest
 from judges.programs import find
 
+from airflow_anon.hooks import AnonHook
+from airflow_anon.runs import WorkflowRun
+
 NEEDS = {"test_mock.py": ["prism"], "test_gateway.py": ["nginx", "tinyproxy"]}
 LONGEST_START = 30.0
+LOOKS: dict[str, Callable[[str], WorkflowRun]] = {
+    "requests": lambda run_id: AnonHook().get_workflow_run(run_id),
+    "aiohttp": lambda run_id: asyncio.run(AnonHook().aget_workflow_run(run_id)),
+}
 
 collect_ignore = [name for name, programs in NEEDS.items() if not all(map(find, programs))]
 if find_spec("schemathesis") is None:
@@ -62,3 +70,8 @@ def free_port() -> Callable[[], int]:
             return probe.getsockname()[1]
 
     return free
+
+
+@pytest.fixture(params=LOOKS)
+def look(request: pytest.FixtureRequest) -> Callable[[str], WorkflowRun]:
+    return LOOKS[request.param]

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import json
 from types import SimpleNamespace
 
 import pytest
 import trustme
-from carry_out import carry_out, moving_time
+from carry_out import MODES, carry_out, moving_time
 from judges.programs import find
 
 from airflow_anon.exceptions import AnonRejectedError, AnonUnavailableError
-from airflow_anon.hooks import AnonHook
 from airflow_anon.sensors import AnonWorkflowRunSensor
 from airflow_anon.simulator import MovableClock, Simulator
 
 TOKEN = "token-that-nobody-may-see"
 PROXY_PASSWORD = "proxy-password-that-nobody-may-see"
-LOOKS = {
-    "requests": lambda run_id: AnonHook().get_workflow_run(run_id),
-    "aiohttp": lambda run_id: asyncio.run(AnonHook().aget_workflow_run(run_id)),
-}
-MODES = {
-    "poke": {"mode": "poke"},
-    "reschedule": {"mode": "reschedule"},
-    "deferred": {"deferrable": True},
-    "from the trigger": {"start_from_trigger": True},
-    "without a worker": {"start_from_trigger": True, "end_from_trigger": True},
-}
 YESTERDAY = dt.datetime.now(dt.timezone.utc) - dt.timedelta(days=1)
 HERE = "127.0.0.1"
 
@@ -175,11 +162,6 @@ def connect(monkeypatch, folder, authority):
         monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", json.dumps(connection))
 
     return connect
-
-
-@pytest.fixture(params=LOOKS)
-def look(request):
-    return LOOKS[request.param]
 
 
 @pytest.fixture

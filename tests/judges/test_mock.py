@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout
-from carry_out import carry_out, moving_time
+from carry_out import MODES, carry_out, moving_time
 from judges.programs import find
 
 from airflow_anon.exceptions import (
@@ -17,7 +16,6 @@ from airflow_anon.exceptions import (
     AnonUnavailableError,
     AnonWorkflowRunFailedError,
 )
-from airflow_anon.hooks import AnonHook
 from airflow_anon.sensors import AnonWorkflowRunSensor
 from airflow_anon.simulator.server import OPENAPI
 
@@ -26,17 +24,6 @@ RUN_ID = GET["parameters"][0]["example"]
 EXAMPLES = {
     name: example["value"]
     for name, example in GET["responses"]["200"]["content"]["application/json"]["examples"].items()
-}
-LOOKS = {
-    "requests": lambda run_id: AnonHook().get_workflow_run(run_id),
-    "aiohttp": lambda run_id: asyncio.run(AnonHook().aget_workflow_run(run_id)),
-}
-MODES = {
-    "poke": {"mode": "poke"},
-    "reschedule": {"mode": "reschedule"},
-    "deferred": {"deferrable": True},
-    "from the trigger": {"start_from_trigger": True},
-    "without a worker": {"start_from_trigger": True, "end_from_trigger": True},
 }
 
 
@@ -62,11 +49,6 @@ def prefer(port, monkeypatch):
         monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", json.dumps(connection))
 
     return prefer
-
-
-@pytest.fixture(params=LOOKS)
-def look(request):
-    return LOOKS[request.param]
 
 
 @pytest.fixture

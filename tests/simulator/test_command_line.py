@@ -67,7 +67,6 @@ def test_the_line_to_paste_is_a_connection(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--host", "0.0.0.0"], "only loopback"),
         (["--run", "PENDNG"], "did you mean PENDING?"),
         (["--run-id", "42=COMPLETED"], "no id of a workflow run"),
         (["--faults", "boom"], "fault 1, 'boom'"),

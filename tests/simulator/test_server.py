@@ -11,13 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import requests
 
 from airflow_anon.runs import FIELDS
 from airflow_anon.simulator import Simulator
-
-jsonschema = pytest.importorskip("jsonschema")
 
 Look = Callable[[str], requests.Response]
 RUN_ID = "3c90c3cc-0d44-4b50-8888-8dd25736052a"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import requests
+import trustme
 
 from airflow_anon import simulator as package
 from airflow_anon.simulator import MovableClock, Simulator
@@ -22,8 +23,6 @@ from airflow_anon.simulator.world import World
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-trustme = pytest.importorskip("trustme")
 
 
 def test_it_is_gone_after_the_with_block_and_its_counts_stay() -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import debian
 from environment import SetupError
-from processes import LOOPBACK, Process, free_port
+from loopback import LOOPBACK, free_port
+from processes import Process
 
 if TYPE_CHECKING:
     from types import TracebackType

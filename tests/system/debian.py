@@ -26,7 +26,10 @@ def install(package: str) -> None:
     print(f"Installing Debian's package {package}", flush=True)
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     with _services_stay_off():
-        for command in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", package]):
+        for command in (
+            ["update", "-q"],
+            ["install", "-o", "DPkg::Lock::Timeout=300", "-q", "-y", "--no-install-recommends", package],
+        ):
             subprocess.run(["apt-get", *command], env=environment, stdout=subprocess.DEVNULL, check=False)
 
 

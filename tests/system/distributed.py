@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from knocks import Knocks
-from processes import LOOPBACK
+from loopback import LOOPBACK
 from real_airflow import TRIGGERERS, WORKERS
 from scenarios import DEFERRABLE, ZERO_WORKER, say
 from waits import DEFERRED, OVER, End, judge, many_together, mapped, mixture, one_by_one

@@ -1,4 +1,4 @@
-"""The environment that the system tests run in: Airflow 3.3.2 for PostgreSQL and Celery, with this package and one peer."""
+"""The environment that the system tests run in: Airflow for PostgreSQL and Celery, with this package and one peer."""
 
 from __future__ import annotations
 
@@ -12,15 +12,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 AIRFLOW = "3.3.2"
 PYTHONS = ((3, 10), (3, 13))
-WANTED = (
-    f"apache-airflow=={AIRFLOW}",
-    "apache-airflow-providers-celery",
-    "apache-airflow-providers-http",
-    "apache-airflow-providers-standard",
-    "asyncpg",
-    "psycopg2-binary",
-    "redis",
-)
 PLACE = ROOT / ".nox" / "system-airflow"
 
 
@@ -54,7 +45,7 @@ def make(place: Path = PLACE) -> Path:
 
 def _install(place: Path, python: Path) -> None:
     uv = _uv()
-    what = [*_pins(), *WANTED, "-e", str(ROOT)]
+    what = ["-c", str(_pins()), "-e", str(ROOT), "--group", f"{ROOT / 'pyproject.toml'}:system"]
     shutil.rmtree(place, ignore_errors=True)
     if uv and _succeeds([uv, "venv", "-q", "--seed", "--python", sys.executable, str(place)]):
         os.environ.setdefault("UV_SYSTEM_CERTS", "1")
@@ -63,7 +54,8 @@ def _install(place: Path, python: Path) -> None:
         # Where uv finds no way to the package index, pip may: it has settings of its own.
     elif not _succeeds([sys.executable, "-m", "venv", "--clear", str(place)]):
         raise SetupError("No environment can be made: this Python has no venv.")
-    if not _succeeds([str(python), "-m", "pip", "install", "-qq", *what]):
+    pip = [str(python), "-m", "pip", "install", "-qq"]
+    if not (_succeeds([*pip, "--upgrade", "pip"]) and _succeeds([*pip, *what])):
         raise SetupError(f"Airflow {AIRFLOW} cannot be installed.")
 
 
@@ -72,16 +64,14 @@ def _uv() -> str | None:
     return str(beside) if beside.exists() else shutil.which("uv")
 
 
-def _pins() -> list[str]:
+def _pins() -> Path:
     version = "{}.{}".format(*sys.version_info[:2])
-    pins = ROOT / "constraints" / f"airflow-{AIRFLOW}-py{version}.txt"
-    return ["-c", str(pins)] if pins.exists() else []
+    return ROOT / "constraints" / f"airflow-{AIRFLOW}-py{version}.txt"
 
 
 def _fingerprint() -> str:
-    pins = "".join(Path(path).read_text() for path in _pins()[1:])
-    project = (ROOT / "pyproject.toml").read_text()
-    return hashlib.sha256("\n".join((*WANTED, pins, project)).encode()).hexdigest()
+    texts = [path.read_text() for path in (_pins(), ROOT / "pyproject.toml")]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
 def _succeeds(command: list[str]) -> bool:

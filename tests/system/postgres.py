@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import debian
 import psycopg2
 from environment import SetupError
-from processes import LOOPBACK, Process, as_user, free_port
+from loopback import LOOPBACK, free_port
+from processes import Process, as_user
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
 from collections import defaultdict
 from pathlib import Path
 
-LOOPBACK = "127.0.0.1"
 PATIENCE = 20.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -169,14 +167,6 @@ def cpu_seconds(pids: list[int]) -> float:
     members = {member for pid in pids for member in family(pid)}
     # utime, stime, and the same of the children that have been waited for.
     return sum(sum(map(int, stats[pid][11:15])) for pid in members if pid in stats) / TICKS
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _all_stats() -> dict[int, list[str]]:

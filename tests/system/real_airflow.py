@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import secrets
 import sys
 import time
-import urllib.error
-import urllib.request
 from typing import TYPE_CHECKING, Any
 
-from processes import LOOPBACK, Process, cpu_seconds, family, free_port
+from loopback import AirflowError, LoopbackAirflow
+from processes import Process, cpu_seconds, family
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,7 +63,7 @@ def celery(broker: str, database: str) -> dict[str, str]:
     }
 
 
-class Airflow:
+class Airflow(LoopbackAirflow):
     """
     Airflow, while the ``with`` block lasts.
 
@@ -85,15 +83,24 @@ class Airflow:
         supervised: bool = False,
         **settings: str,
     ) -> None:
-        self.home = home
+        self.dags = home / "dags"
+        own = {
+            "AIRFLOW__CORE__DEFAULT_POOL_TASK_SLOT_COUNT": "1000",
+            "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "1000",
+            "AIRFLOW__CORE__PARALLELISM": "8",
+            # A new file is found soon, and read once: what that costs is not the cost of a wait.
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
+            "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
+            # A triggerer that was killed is found dead sooner than after the usual half minute.
+            "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
+            "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "15",
+        }
+        super().__init__(home, self.dags, **own | settings)
         self.components = components
         self.supervised = supervised
         self.restarts: list[str] = []
-        self.dags = home / "dags"
-        self.url = f"http://{LOOPBACK}:{free_port()}"
-        self._environment = _environment(home, self.url, database) | settings
         self._processes: dict[str, Process] = {}
-        self._headers = {"Content-Type": "application/json"}
 
     def __enter__(self) -> Self:
         """Create the tables and start all processes."""
@@ -214,108 +221,41 @@ class Airflow:
 
     def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
         """Start a run of a DAG that Airflow knows, and return the run's id."""
-        answer = self._ask(f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf or {}})
+        answer = self.ask(f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf or {}})
         if answer is None:
-            raise RuntimeError(f"Airflow does not start {dag_id}")
+            raise AirflowError(f"Airflow does not start {dag_id}")
         return str(answer["dag_run_id"])
 
     def put_connection(self, conn_id: str, fields: dict[str, Any]) -> None:
         """
         Write a connection into Airflow's database.
 
-        :raises RuntimeError: Airflow does not answer.
+        :raises AirflowError: Airflow does not answer.
         """
         body = {"connection_id": conn_id, **fields}
         end = time.monotonic() + PATIENCE
-        while self._ask(f"/connections/{conn_id}", body, "PATCH") is None:
-            if self._ask("/connections", body) is not None:
+        while self.ask(f"/connections/{conn_id}", body, "PATCH") is None:
+            if self.ask("/connections", body) is not None:
                 return
             self.check()
             if time.monotonic() > end:
-                raise RuntimeError(f"Airflow does not take connection {conn_id}")
+                raise AirflowError(f"Airflow does not take connection {conn_id}")
             time.sleep(1)
 
     def wait_for_dags(self, dag_ids: list[str]) -> None:
         """
         Wait until Airflow knows these DAGs.
 
-        :raises RuntimeError: it cannot import a DAG.
+        :raises AirflowError: it cannot import a DAG.
         """
         end = time.monotonic() + PATIENCE
-        while any(self._ask(f"/dags/{dag_id}") is None for dag_id in dag_ids):
+        while any(self.ask(f"/dags/{dag_id}") is None for dag_id in dag_ids):
             self.check()
-            errors = (self._ask("/importErrors") or {}).get("import_errors", [])
+            errors = (self.ask("/importErrors") or {}).get("import_errors", [])
             if errors or time.monotonic() > end:
-                raise RuntimeError(f"Airflow does not know its DAGs: {errors}")
+                raise AirflowError(f"Airflow does not know its DAGs: {errors}")
             time.sleep(1)
 
     def _started(self, name: str, command: list[str], **settings: str) -> Process:
         full = [sys.executable, "-m", "airflow", *command]
         return Process(name, full, self.home, self._environment | settings)
-
-    def _ask(
-        self, path: str, body: dict[str, Any] | None = None, method: str | None = None
-    ) -> dict[str, Any] | None:
-        """Call Airflow's REST API; nothing comes back while it is not up, or does not know the thing asked for."""
-        data = None if body is None else json.dumps(body).encode()
-        try:
-            if "Authorization" not in self._headers:
-                token = _call(f"{self.url}/auth/token", self._headers)["access_token"]
-                self._headers["Authorization"] = f"Bearer {token}"
-            return _call(f"{self.url}/api/v2{path}", self._headers, data, method)
-        except urllib.error.HTTPError as error:
-            if error.code in (404, 503):
-                return None
-            raise RuntimeError(f"Airflow answered {error.code} to {path}: {error.read()[:500]!r}") from error
-        except OSError:
-            return None
-
-
-def _environment(home: Path, url: str, database: str) -> dict[str, str]:
-    """Return what this Airflow goes by; settings of another one that lives in the same shell are left out."""
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.upper().startswith(("AIRFLOW", "_AIRFLOW"))
-    }
-    settings = {
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__API__HOST": LOOPBACK,
-        "AIRFLOW__API__PORT": url.rpartition(":")[2],
-        "AIRFLOW__API__WORKERS": "1",
-        "AIRFLOW__API__SECRET_KEY": secrets.token_hex(),
-        "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(),
-        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
-        "AIRFLOW__CORE__DEFAULT_POOL_TASK_SLOT_COUNT": "1000",
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
-        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "1000",
-        "AIRFLOW__CORE__PARALLELISM": "8",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-        # A new file is found soon, and read once: what that costs is not the cost of a wait.
-        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
-        "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
-        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
-        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
-        # A triggerer that was killed is found dead sooner than after the usual half minute.
-        "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
-        "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "15",
-        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-        "SCARF_ANALYTICS": "false",
-        "NO_PROXY": f"{LOOPBACK},localhost",
-        "no_proxy": f"{LOOPBACK},localhost",
-    }
-    return inherited | settings
-
-
-def _call(
-    url: str, headers: dict[str, str], data: bytes | None = None, method: str | None = None
-) -> dict[str, Any]:
-    request = urllib.request.Request(url, data=data, headers=headers, method=method)
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=60) as response:
-        answer: dict[str, Any] = json.load(response)
-        return answer

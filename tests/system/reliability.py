@@ -79,7 +79,7 @@ While the API's socket is closed nothing arrives, so attempts to connect are cou
 
 ```sh
 make test-system                # 80 waits, some five minutes
-make test-system SIZE=--full    # 1,000 waits, and every fault lasts a minute
+make test-system SIZE=--full    # 1,000 waits, every fault lasts a minute; some 15 minutes
 make reliability                # this page, from the run before
 ```
 

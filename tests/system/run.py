@@ -23,6 +23,8 @@ import environment
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+sys.path.append(str(environment.ROOT / "demo"))  # where the settings and the REST API of every Airflow are
+
 
 def main() -> int:
     """Run the scenarios and return 0 if no wait was told wrong."""

@@ -13,8 +13,8 @@ from typing import Any
 
 import real_airflow
 from broker import Redis
+from loopback import LOOPBACK
 from postgres import Postgres
-from processes import LOOPBACK
 from real_airflow import Airflow
 from scenarios import System, copy_package
 from waits import Database, Runs

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from local_airflow import DemoError, LocalAirflow
+from local_airflow import LocalAirflow
+from loopback import AirflowError
 
 import airflow_anon
 from airflow_anon.runs import WorkflowRunStatus
@@ -57,7 +58,7 @@ def wait_for_end(airflow: LocalAirflow, path: str) -> None:
         airflow.check()
         if time.monotonic() > ends_at:
             states = {name: one["state"] for name, one in tasks(airflow, path).items()}
-            raise DemoError(f"the DAG run did not end: {states}")
+            raise AirflowError(f"the DAG run did not end: {states}")
         time.sleep(0.2)
 
 
