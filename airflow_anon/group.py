@@ -15,7 +15,16 @@ from typing import Any
 
 from airflow_anon.exceptions import AnonInvalidIdError, AnonProtocolError
 from airflow_anon.memory import STILL_WAITING_EVERY, Memory, News, duration
-from airflow_anon.protocol import FIRST_LOOK_PATIENCE, NEVER, Look, Outcome, Plan, Sleep, last_seen
+from airflow_anon.protocol import (
+    FIRST_LOOK_PATIENCE,
+    NEVER,
+    SHORTEST_PAUSE,
+    Look,
+    Outcome,
+    Plan,
+    Sleep,
+    last_seen,
+)
 from airflow_anon.runs import WorkflowRun, normalise_id, shown
 
 MOST_NAMED = 10
@@ -168,6 +177,11 @@ class Group:
         """The runs that have just begun to wait for a person."""
         return [member.asks_user for member in self.members.values() if member.asks_user is not None]
 
+    def asked(self) -> None:
+        """Take in that whoever has just begun to wait for a person is known."""
+        for member in self.members.values():
+            member.asks_user = None
+
     @property
     def missed(self) -> bool:
         """Whether any of the last looks went unanswered."""
@@ -204,8 +218,7 @@ class Group:
     def due(self, now: float) -> dict[str, Member]:
         """Begin a round of looks, and return the runs to look at."""
         self.round_at = now
-        for member in self.members.values():
-            member.asks_user = None
+        self.asked()
         return {
             key: member
             for key, member in sorted(self.members.items(), key=lambda item: item[0] != self.first)
@@ -236,7 +249,8 @@ class Group:
         member.due_at = look.at + look.pause.seconds
         if look.run is not None:
             # What was looked at together is due together.
-            member.due_at = min(member.due_at, self.round_at + self.plan.interval(self.round_at))
+            interval = max(self.plan.interval(self.round_at), SHORTEST_PAUSE)
+            member.due_at = min(member.due_at, self.round_at + interval)
         return self._decides(member)
 
     def drop(self, key: str) -> None:
@@ -263,9 +277,12 @@ class Group:
             return Look(decider.outcome, at)
         waiting = [member for member in members if member.outcome is Outcome.WAITING]
         if waiting:
-            pause = min(member.due_at for member in waiting) - at
+            pause = max(min(member.due_at for member in waiting) - at, SHORTEST_PAUSE)
+            left = max(self.plan.deadline - at, 0.0)
             return Look(
-                Outcome.WAITING, at, pause=Sleep(max(pause, 0.0), min(member.spread for member in waiting))
+                Outcome.WAITING,
+                at,
+                pause=Sleep(min(pause, left), min(member.spread for member in waiting)),
             )
         return Look(Outcome.TIMEOUT if self.unfinished else Outcome.OVER, at)
 

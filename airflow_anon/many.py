@@ -47,25 +47,23 @@ class ManyWait(BaseWait[Group]):
         return to_json(memory)
 
     def _look(self, context: Context, plan: Plan, memory: Group) -> Look:
-        try:
-            return self._look_round(memory, was_seen=memory.was_seen)
-        except Exception:
-            self._call_back(context, memory)
-            if self.sensor.silent_fail:
-                self._keep(context, plan, memory)
-            raise
+        return self._look_round(memory, was_seen=memory.was_seen)
 
-    def _look_round(self, memory: Group, *, was_seen: bool) -> Look:
+    def _look_round(self, memory: Group, *, was_seen: bool, is_last: bool = False) -> Look:
         for due in (memory.due, memory.unread):
             if members := due(time.time()):
-                asyncio.run(self._look_at(members, memory, was_seen=was_seen))
+                asyncio.run(self._look_at(members, memory, was_seen=was_seen, is_last=is_last))
         look = memory.look()
         if look.outcome is Outcome.WAITING:
             self._tell(memory.sum_up(look.at))
         return look
 
-    async def _look_at(self, members: dict[str, Member], group: Group, *, was_seen: bool) -> None:
-        looks = {key: take_look(member.plan, member.memory) for key, member in members.items()}
+    async def _look_at(
+        self, members: dict[str, Member], group: Group, *, was_seen: bool, is_last: bool
+    ) -> None:
+        looks = {
+            key: take_look(member.plan, member.memory, is_last=is_last) for key, member in members.items()
+        }
         await self.sensor.hook.aconverse_each(
             looks,
             group.take,
@@ -83,18 +81,16 @@ class ManyWait(BaseWait[Group]):
         seen_at = [member.memory.seen_at for member in members]
         for member in members:
             member.begin_again(time.time())
-        look = self._look_round(memory, was_seen=was_seen)
+        look = self._look_round(memory, was_seen=was_seen, is_last=True)
         for member, before in zip(members, seen_at, strict=True):
             if member.memory.missed:
                 member.memory.seen_at = before
         return look
 
-    def _ask_users(self, context: Context, memory: Group, look: Look) -> None:
-        self._call_back(context, memory)
-
-    def _call_back(self, context: Context, memory: Group) -> None:
+    def _ask_users(self, context: Context, memory: Group, look: Look | None) -> None:
         for run in memory.asking:
             self._ask_user(context, run)
+        memory.asked()
 
     def _conclude(self, plan: Plan, memory: Group, look: Look) -> list[dict[str, Any]]:
         self.sensor.hook.tell(memory.ending())
@@ -116,12 +112,10 @@ class ManyWait(BaseWait[Group]):
         error = returned.error
         if error is not None and not error.retryable:
             raise error
-        try:
-            look = self._look_again(context, plan, group)
-        finally:
-            self._call_back(context, group)
+        look = self._look_again(context, plan, group)
         if error is not None and group.is_silent_about(error.workflow_run_id):
             raise error
+        self._ask_users(context, group, look)
         if look.outcome is Outcome.WAITING:
             self._go_on_in_triggerer(context, plan, group, look.at + look.pause.seconds)
         self._tell_why_end_on_worker(context)

@@ -91,6 +91,7 @@ class Response:
     :param target: the URL that was asked for, and *conn_id* the connection.
     :param excerpt: the beginning of an error's body, fit to be shown. All else of an answer is not:
         it may repeat our secrets.
+    :param is_remembered: whether it is what the API told somebody else, and was not asked again since.
     """
 
     status: int
@@ -101,6 +102,7 @@ class Response:
     target: str
     conn_id: str = ""
     excerpt: str = ""
+    is_remembered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ class NoResponse:
     at: float
     target: str
     conn_id: str = ""
+    is_remembered: bool = False
 
 
 Step = Request | Sleep | Renew | Tell
@@ -305,7 +308,7 @@ class Plan:
     @property
     def longest_interval(self) -> float:
         """The pause between two good looks that backoff does not go beyond."""
-        if not self.exponential_backoff or self.max_wait is None:
+        if not self.exponential_backoff or not self.max_wait:
             return NEVER
         return max(self.max_wait, SHORTEST_PAUSE)
 
@@ -381,36 +384,56 @@ def wait_for_run(
         look = yield from take_look(plan, memory, known)
 
 
-def take_look(plan: Plan, memory: Memory, known: Known | None = None) -> Conversation[Look]:
+def take_look(
+    plan: Plan, memory: Memory, known: Known | None = None, *, is_last: bool = False
+) -> Conversation[Look]:
     """
     Take the next look of a wait, tell the log of it, and say what it came to.
 
     A first look asks again for a while before it gives up; every later one asks once.
 
     :param known: what the look before came to, if it is at hand.
+    :param is_last: whether patience was spent elsewhere: the log is not told that there is any left.
     :raises AnonError: the wait cannot go on.
     """
-    request = Request(path_of(plan.workflow_run_id))
-    answer = interpret((yield request), plan.workflow_run_id, known)
+    answer = yield from _ask(plan.workflow_run_id, known)
     if memory.seen_at is None:
-        answer = yield from _insist(plan, request, answer)
-    elif answer.meaning is Meaning.REFUSED and (yield Renew()):
-        answer = interpret((yield request), plan.workflow_run_id)
+        answer = yield from _insist(plan, answer)
     look = judge(plan, memory, answer)
-    if look.news:
-        yield Tell(look.news)
+    news = look.news
+    if is_last and look.run is None:
+        news = (News("warning", f"{_no_answer(answer)}."),)
+    if news:
+        yield Tell(news)
     return look
 
 
-def _insist(plan: Plan, request: Request, answer: Answer) -> Conversation[Answer]:
-    limit = min(answer.reply.sent_at + FIRST_LOOK_PATIENCE, plan.deadline)
+def _ask(workflow_run_id: str, known: Known | None = None) -> Conversation[Answer]:
+    """Ask for a run; a credential that is refused may be an old one, from before it was rotated."""
+    request = Request(path_of(workflow_run_id))
+    answer = interpret((yield request), workflow_run_id, known)
+    if answer.meaning is Meaning.REFUSED and (yield Renew()):
+        answer = interpret((yield request), workflow_run_id)
+    return answer
+
+
+def _insist(plan: Plan, answer: Answer) -> Conversation[Answer]:
+    asked_at = answer.reply.sent_at
     delays = iter(FIRST_LOOK_DELAYS)
-    while answer.meaning in (Meaning.DISTURBED, Meaning.MISSING) and answer.at < limit:
+    while answer.meaning in (Meaning.DISTURBED, Meaning.MISSING):
+        limit = min(asked_at + _first_patience(plan, answer), plan.deadline)
+        if answer.at >= limit:
+            break
         yield Tell((News("warning", f"No run yet: {answer.source}; asking again for a while."),))
         delay = max(next(delays, FIRST_LOOK_DELAYS[-1]), answer.retry_after)
         yield _pause(delay, limit - answer.at, SPREAD_OF_BACKOFF)
-        answer = interpret((yield request), plan.workflow_run_id)
+        answer = yield from _ask(plan.workflow_run_id)
     return answer
+
+
+def _first_patience(plan: Plan, answer: Answer) -> float:
+    """Return how long a first look asks again; while the API is left alone, nobody learns whether it answers."""
+    return max(FIRST_LOOK_PATIENCE, plan.outage_tolerance if answer.reply.is_remembered else 0.0)
 
 
 def judge(plan: Plan, memory: Memory, answer: Answer) -> Look:
@@ -466,10 +489,7 @@ def _judge_trouble(plan: Plan, memory: Memory, answer: Answer) -> Look:
     news = _reminder(plan, memory, answer.at)
     if memory.missed == 1:
         left = duration(patience_ends - answer.at)
-        text = (
-            f"No answer: {answer.source}. The run itself may be well; giving up after {left} without contact."
-        )
-        news = [News("warning", text)]
+        news = [News("warning", f"{_no_answer(answer)}; giving up after {left} without contact.")]
     if news:
         memory.told_at = answer.at
     return Look(Outcome.WAITING, answer.at, pause=pause, news=tuple(news))
@@ -519,6 +539,10 @@ def _beginning(plan: Plan, memory: Memory, run: WorkflowRun) -> News:
         f"Waiting for workflow run {run.id} of workflow {run.workflow_id}{limit}, with a look every "
         f"{duration(plan.poke_interval)}. It is {memory.described()}.",
     )
+
+
+def _no_answer(answer: Answer) -> str:
+    return f"No answer: {answer.source}. The run itself may be well"
 
 
 def _reminder(plan: Plan, memory: Memory, at: float) -> list[News]:

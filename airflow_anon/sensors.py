@@ -7,7 +7,12 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseSensorOperator, conf
+from airflow.providers.common.compat.sdk import (
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    BaseSensorOperator,
+    conf,
+)
 
 from airflow_anon.links import AnonWorkflowRunLink
 
@@ -77,7 +82,13 @@ class _WaitingSensor(BaseSensorOperator):
         """Wait as Airflow's sensors do, and close the connection to the API at the end."""
         self._wait.tell_why_on_worker(context)
         with self.hook, self._wait.count.to_its_end():
-            return super().execute(context)
+            try:
+                return super().execute(context)
+            except AirflowSensorTimeout as error:
+                # Airflow forgets never_fail if the time is over after errors that silent_fail passed over.
+                if not self.never_fail:
+                    raise
+                raise AirflowSkipException("Skipping due to never_fail is set to True.") from error
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Take one look; a deferrable sensor goes on in the triggerer if there is more to wait for."""

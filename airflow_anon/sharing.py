@@ -179,7 +179,7 @@ class Quiet:
         if self.trouble is None or left <= 0:
             return None
         now = time.time()
-        reply = replace(self.trouble, sent_at=now, at=now, target=target)
+        reply = replace(self.trouble, sent_at=now, at=now, target=target, is_remembered=True)
         if isinstance(reply, Response):
             reply = replace(reply, headers={"Retry-After": str(math.ceil(left))})
         return reply

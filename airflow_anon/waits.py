@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 STORE_KEY = "anon_wait"
 # What dag.test() makes of an event that ends a task in the triggerer: there is none, and it goes on with this.
 ENDS_IN_TRIGGERER = ("success", "skipped")
+# What Airflow 3 and Airflow 2 say of a trigger that was not run in time.
+TRIGGER_TIMEOUTS = ("Trigger timeout", "Trigger/execution timeout")
 
 M = TypeVar("M", "Memory", "Group")
 
@@ -53,7 +55,8 @@ class BaseWait(ABC, Generic[M]):
     def __init__(self, sensor: Any) -> None:
         self.sensor = sensor
         self.begun: tuple[Plan, M] | None = None
-        self.pause = Sleep(0.0)
+        # For what is raised, or decided by a subclass, before a look has said how long to pause.
+        self.pause = Sleep(max(sensor.poke_interval, SHORTEST_PAUSE))
         self.count = WaitCount(sensor.anon_conn_id)
 
     # What each kind of wait has of its own.
@@ -87,8 +90,8 @@ class BaseWait(ABC, Generic[M]):
         """Take one look without the patience of a first, which has been spent in the triggerer."""
 
     @abstractmethod
-    def _ask_users(self, context: Context, memory: M, look: Look) -> None:
-        """Call back for whoever has begun to wait for a person."""
+    def _ask_users(self, context: Context, memory: M, look: Look | None) -> None:
+        """Call back for whoever has begun to wait for a person; once, though *look* ended in an error."""
 
     @abstractmethod
     def _conclude(self, plan: Plan, memory: M, look: Look) -> Any:
@@ -124,10 +127,16 @@ class BaseWait(ABC, Generic[M]):
         """Take one look."""
         plan, memory = self.begun or self._begin(context)
         self.pause = Sleep(_pause_after_error(plan))
-        look = self._look(context, plan, memory)
-        self._ask_users(context, memory, look)
-        if look.outcome is not Outcome.WAITING:
-            return PokeReturnValue(is_done=True, xcom_value=self._conclude(plan, memory, look))
+        try:
+            look = self._look(context, plan, memory)
+            self._ask_users(context, memory, look)
+            if look.outcome is not Outcome.WAITING:
+                return PokeReturnValue(is_done=True, xcom_value=self._conclude(plan, memory, look))
+        except Exception:
+            if self.sensor.silent_fail:  # the wait goes on
+                self._ask_users(context, memory, None)
+                self._keep(context, plan, memory)
+            raise
         if self.sensor.deferrable:
             self._go_on_in_triggerer(context, plan, memory, look.at + look.pause.seconds)
         self.pause = look.pause
@@ -217,7 +226,9 @@ class BaseWait(ABC, Generic[M]):
                     f"The wait for {name} is over (timeout is {limit}), and its last look failed; {last_seen_as}.",
                     **facts,
                 ) from error
+            self._heed_execution_timeout(plan, memory, time.time())
             self.sensor.log.exception("The wait goes on in spite of this, as silent_fail asks.")
+            self._ask_users(context, memory, None)
             self._go_on_in_triggerer(context, plan, memory, time.time() + _pause_after_error(plan))
 
     def _tell_why_end_on_worker(self, context: Context) -> None:
@@ -225,29 +236,38 @@ class BaseWait(ABC, Generic[M]):
             self.sensor.log.info("The task ends on a worker, not in the triggerer: %s.", obstacle)
 
     def _replace_trigger(self, context: Context, error: str) -> Any:
-        plan, memory = self._begin_anew(context)
+        plan, memory = self._begin_anew(context, error)
+        # What goes on in spite of an error, as silent_fail asks, has asked nobody yet.
+        self.begun = plan, self._remember(plan)
         self._count(plan, memory)
         look = self._look_again(context, plan, memory)
         if look.outcome is not Outcome.WAITING:
             return self._conclude(plan, memory, look)
+        self._heed_execution_timeout(plan, memory, look.at)
         name, last_seen_as, facts = self._described(plan, memory)
-        limit = self.sensor.execution_timeout
-        if limit and look.at - plan.started_at >= limit.total_seconds():
-            raise AirflowTaskTimeout(
-                f"The wait for {name} took longer than execution_timeout, {duration(limit.total_seconds())}; "
-                f"{last_seen_as}. A wait is better limited by timeout."
-            )
         raise AnonUnavailableError(
             f"The wait for {name} broke off in the triggerer ({error}); {last_seen_as}. "
             "Is airflow-provider-anon installed there, in the version of the workers, and was it restarted since?",
             **facts,
         )
 
+    def _heed_execution_timeout(self, plan: Plan, memory: M, now: float) -> None:
+        limit = self.sensor.execution_timeout
+        if limit and now - plan.started_at >= limit.total_seconds():
+            name, last_seen_as, _ = self._described(plan, memory)
+            raise AirflowTaskTimeout(
+                f"The wait for {name} took longer than execution_timeout, {duration(limit.total_seconds())}; "
+                f"{last_seen_as}. A wait is better limited by timeout."
+            )
+
     def _go_on_in_triggerer(self, context: Context, plan: Plan, memory: M, next_look_at: float) -> NoReturn:
         from airflow_anon.triggers import TRIGGER_GRACE
 
         # The trigger itself keeps the deadline, with a last look; Airflow's is for one that does not run.
-        left = max(plan.deadline - time.time(), 0.0) + TRIGGER_GRACE
+        now = time.time()
+        left = max(plan.deadline - now, 0.0) + TRIGGER_GRACE
+        if limit := self.sensor.execution_timeout:  # which Airflow 3 forgets in the triggerer
+            left = min(left, max(plan.started_at + limit.total_seconds() - now, 0.0) + SHORTEST_PAUSE)
         kwargs = self._trigger_kwargs(plan, memory, next_look_at, _map_index(context))
         self.sensor.defer(
             trigger=self._trigger()(**kwargs),
@@ -270,18 +290,24 @@ class BaseWait(ABC, Generic[M]):
     def _begin(self, context: Context) -> tuple[Plan, M]:
         now = time.time()
         rescheduled_at = _first_rescheduled_at(context) if self.sensor.reschedule else None
-        if rescheduled_at is None:
-            plan = self._make_plan(now)
-            self.begun = plan, self._remember(plan)
-        else:
-            self.begun = self._recall(context) or self._guess(rescheduled_at.timestamp(), now)
+        started_at = now if rescheduled_at is None else rescheduled_at.timestamp()
+        is_new = rescheduled_at is None or _is_new_try(context)
+        self.begun = self._unseen(started_at) if is_new else self._recall(context, started_at, now)
         self._count(*self.begun)
-        if rescheduled_at is None:
+        if is_new:
             self.count.start()
         return self.begun
 
-    def _begin_anew(self, context: Context) -> tuple[Plan, M]:
-        plan = self._make_plan(_started_at(context))
+    def _begin_anew(self, context: Context, error: str = "") -> tuple[Plan, M]:
+        started_at = _started_at(context)
+        if error in TRIGGER_TIMEOUTS:
+            # Airflow 3.0 and 3.1 do not say when the try began, but now that its time is over.
+            limit = self.sensor.execution_timeout or timedelta.max
+            started_at = min(started_at, time.time() - min(self.sensor.timeout, limit.total_seconds()))
+        return self._unseen(started_at)
+
+    def _unseen(self, started_at: float) -> tuple[Plan, M]:
+        plan = self._make_plan(started_at)
         return plan, self._remember(plan)
 
     def _make_plan(
@@ -298,18 +324,19 @@ class BaseWait(ABC, Generic[M]):
             user_input_timeout=self.sensor.user_input_timeout,
         )
 
-    def _recall(self, context: Context) -> tuple[Plan, M] | None:
+    def _recall(self, context: Context, started_at: float, now: float) -> tuple[Plan, M]:
         """
         Return what the last look of this try left in Airflow's task state store (3.3 and later).
 
         That has the time of the first look; Airflow itself only knows when the first one was over.
+        What is there of another try, or of another run, says nothing of this one.
         """
         store = context.get("task_state_store")
         kept: Any = store.get(STORE_KEY) if store is not None else None
-        if not kept or kept["mark"] != self._mark(context):
-            return None
-        plan = self._make_plan(kept["started_at"])
-        return plan, self._read(plan, kept["memory"])
+        if kept and kept["mark"] == self._mark(context):
+            plan = self._make_plan(kept["started_at"])
+            return plan, self._read(plan, kept["memory"])
+        return self._unseen(started_at) if kept else self._guess(started_at, now)
 
     def _guess(self, started_at: float, now: float) -> tuple[Plan, M]:
         """Return what is known without a store: the first look saw the run, or it had not come to a second."""
@@ -376,10 +403,12 @@ class Wait(BaseWait[Memory]):
     def _look(self, context: Context, plan: Plan, memory: Memory) -> Look:
         return self._look_once(context, plan, memory, was_seen=memory.seen_at is not None)
 
-    def _look_once(self, context: Context, plan: Plan, memory: Memory, *, was_seen: bool) -> Look:
+    def _look_once(
+        self, context: Context, plan: Plan, memory: Memory, *, was_seen: bool, is_last: bool = False
+    ) -> Look:
         self._keep_link(context, plan)
         # Airflow says that there is no such connection also when its own database is away for a moment.
-        look: Look = self.sensor.hook.converse(take_look(plan, memory), patient=was_seen)
+        look: Look = self.sensor.hook.converse(take_look(plan, memory, is_last=is_last), patient=was_seen)
         self._keep_link(context, plan, look)
         return look
 
@@ -393,14 +422,16 @@ class Wait(BaseWait[Memory]):
 
     def _look_again(self, context: Context, plan: Plan, memory: Memory) -> Look:
         seen_at = memory.seen_at
-        memory.seen_at, memory.missed = time.time(), 0
-        look = self._look_once(context, plan, memory, was_seen=seen_at is not None)
-        if look.run is None:
-            memory.seen_at = seen_at
-        return look
+        begun_at = memory.seen_at = time.time()
+        memory.missed = 0
+        try:
+            return self._look_once(context, plan, memory, was_seen=seen_at is not None, is_last=True)
+        finally:
+            if memory.seen_at == begun_at:
+                memory.seen_at = seen_at
 
-    def _ask_users(self, context: Context, memory: Memory, look: Look) -> None:
-        if look.asks_user and look.run is not None:
+    def _ask_users(self, context: Context, memory: Memory, look: Look | None) -> None:
+        if look is not None and look.asks_user and look.run is not None:
             self._ask_user(context, look.run)
 
     def _count(self, plan: Plan, memory: Memory) -> None:
@@ -486,16 +517,21 @@ def _first_rescheduled_at(context: Context) -> datetime | None:
     ti: Any = context["ti"]
     if hasattr(ti, "get_first_reschedule_date"):
         return ti.get_first_reschedule_date(context)  # type: ignore[no-any-return]
-    return _first_rescheduled_at_2(ti)  # pragma: no cover  see there
+    return _rescheduled_at_2(ti, ti.max_tries - ti.task.retries + 1)  # pragma: no cover  see there
 
 
-def _first_rescheduled_at_2(ti: Any) -> datetime | None:  # pragma: no cover  Airflow 2.11, where it is tested
+def _rescheduled_at_2(ti: Any, first_try: int) -> datetime | None:  # pragma: no cover  tested on Airflow 2
     from airflow.sensors.base import _orig_start_date
 
-    first_try = ti.max_tries - ti.task.retries + 1
     return _orig_start_date(  # type: ignore[no-any-return]
         dag_id=ti.dag_id, task_id=ti.task_id, run_id=ti.run_id, map_index=ti.map_index, try_number=first_try
     )
+
+
+def _is_new_try(context: Context) -> bool:
+    """Say whether it was not this try that was rescheduled before: Airflow 3 knows of no other."""
+    ti: Any = context["ti"]
+    return not hasattr(ti, "get_first_reschedule_date") and _rescheduled_at_2(ti, ti.try_number) is None
 
 
 def _max_wait(value: timedelta | float | None) -> float | None:

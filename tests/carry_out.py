@@ -161,6 +161,7 @@ class TaskInstance:
     clock: MovingTime
     task: Any
     first_start: datetime | None = None
+    rescheduled_try: int = 1
     start_date: datetime | None = None
     try_number: int = 1
     max_tries: int = 0
@@ -230,7 +231,7 @@ def _run(
         task = ti.task = context["task"] = make_task()
         story.starts += 1
         try:
-            with _reschedule_dates(clock, ti):
+            with reschedule_dates(clock, ti):
                 story.xcom = json.loads(json.dumps(resume(task)))
             story.state = "success"
         except TaskDeferred as deferred:
@@ -313,13 +314,17 @@ def _kept_links(story: Story) -> Iterator[None]:
 
 
 @contextmanager
-def _reschedule_dates(clock: MovingTime, ti: TaskInstance) -> Iterator[None]:
+def reschedule_dates(clock: MovingTime, ti: TaskInstance) -> Iterator[None]:
     """Make the first reschedule date and Airflow's clock agree with ours."""
     module = import_module(BaseSensorOperator.__module__)
     with ExitStack() as patches:
         patches.enter_context(mock.patch.object(module.timezone, "utcnow", clock.utcnow))
         if not AIRFLOW_V_3_0_PLUS:
-            patches.enter_context(mock.patch.object(module, "_orig_start_date", return_value=ti.first_start))
+
+            def first_start(*, try_number: int, **_: Any) -> datetime | None:
+                return ti.first_start if try_number <= ti.rescheduled_try else None
+
+            patches.enter_context(mock.patch.object(module, "_orig_start_date", first_start))
         yield
 
 

@@ -10,6 +10,7 @@ import re
 import socket
 from collections import UserList
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from unittest import mock
@@ -44,6 +45,7 @@ from airflow_anon.group import Group
 from airflow_anon.protocol import Plan
 from airflow_anon.runs import WorkflowRun
 from airflow_anon.sensors import AnonWorkflowRunSensor, AnonWorkflowRunsSensor
+from airflow_anon.transport import AsyncClient
 from airflow_anon.triggers import AnonWorkflowRunsTrigger
 
 pytestmark = [
@@ -246,6 +248,42 @@ def test_each_run_that_asks_a_person_is_called_back_for_once(wait, simulator):
     assert sorted((run["id"], run["currentStateName"]) for run in asked) == sorted(
         [(ids[0], "a"), (ids[0], "b"), (ids[2], "c"), (ids[3], "d")]
     )
+
+
+@pytest.mark.parametrize("other", ["gone", "ended unknown"])
+def test_a_person_is_asked_once_though_another_run_is_in_error(wait, simulator, other):
+    asked = []
+    (run_id,) = created(simulator, "AWAITING_USER_INPUT 24h, COMPLETED")
+    other_id = OTHER_ID if other == "gone" else created(simulator, "ENDED:CANCELLED")[0]
+
+    story = wait(
+        [run_id, other_id],
+        silent_fail=True,
+        timeout=1000,
+        on_awaiting_user_input_callback=lambda context: asked.append(context["workflow_run"]["id"]),
+    )
+
+    assert story.state == "failed"
+    assert asked == [run_id]
+
+
+def test_a_person_who_is_asked_while_the_trigger_gives_up_is_asked_once(wait_as, simulator):
+    asked = []
+    ids = created(simulator, "IN_PROGRESS 400s, AWAITING_USER_INPUT", "IN_PROGRESS")
+    simulator.add_faults("slow 0s, 503 x200", ids[1])
+
+    story = wait_as(
+        "deferred",
+        ids,
+        silent_fail=True,
+        timeout=2000,
+        outage_tolerance=300,
+        poke_interval=500,
+        on_awaiting_user_input_callback=lambda context: asked.append(context["workflow_run"]["id"]),
+    )
+
+    assert story.state == "failed"
+    assert asked == ids[:1]
 
 
 @pytest.mark.parametrize("keeps", [True, False], ids=["with a store", "without"])
@@ -492,6 +530,73 @@ def test_in_silence_at_the_end_the_wait_goes_on(wait_as, simulator):
 
         assert story.state == "success", story.error
         assert [run["id"] for run in story.xcom] == ids
+
+
+def test_no_pause_is_shorter_than_a_second(wait, simulator):
+    ids = created(simulator, "IN_PROGRESS 20s, COMPLETED")
+
+    story = wait(ids, poke_interval=0)
+
+    assert story.state == "success", story.error
+    assert simulator.requests <= 24
+
+
+def test_a_round_of_slow_answers_is_followed_by_a_pause_too(wait_as, simulator, clock, monkeypatch):
+    ids = created(simulator, "IN_PROGRESS 60s, COMPLETED", "IN_PROGRESS 60s, COMPLETED")
+    ask = AsyncClient.send
+
+    async def ask_slowly(self, request):
+        reply = await ask(self, request)
+        clock.offset += 2.0
+        simulator.advance(2.0)
+        return replace(reply, at=clock.time())
+
+    monkeypatch.setattr(AsyncClient, "send", ask_slowly)
+
+    story = wait_as("poke", ids, poke_interval=1)
+
+    assert story.state == "success", story.error
+    assert min(clock.slept) >= 1
+
+
+# What the API says to one
+
+
+@pytest.fixture
+def asked_at(clock, monkeypatch):
+    """The times at which the API itself is asked."""
+    times = []
+    ask = AsyncClient.send
+
+    async def noted(self, request):
+        times.append(clock.offset)
+        return await ask(self, request)
+
+    monkeypatch.setattr(AsyncClient, "send", noted)
+    return times
+
+
+@pytest.mark.parametrize("fault", ["429 retry-after=120", "503 retry-after=120", "429 retry-after=120 x3"])
+def test_a_long_retry_after_on_the_first_round_is_waited_for_by_all(wait, simulator, asked_at, fault):
+    ids = created(simulator, *["IN_PROGRESS 500s, COMPLETED"] * 3)
+    simulator.add_faults(fault)
+
+    story = wait(ids)
+
+    assert story.state == "success", story.error
+    assert not [at for at in asked_at if 0 < at < 120]
+
+
+@pytest.mark.parametrize("kind", ["429", "503"])
+def test_an_api_that_goes_on_asking_for_long_pauses_shows_and_is_left_alone(wait, simulator, clock, kind):
+    ids = created(simulator, *["IN_PROGRESS 500s, COMPLETED"] * 3)
+    simulator.start_outage(kind, "120")
+
+    story = wait(ids)
+
+    assert (story.state, type(story.error)) == ("up_for_retry", AnonUnavailableError)
+    assert clock.offset <= 150
+    assert simulator.requests <= 3 * len(ids)
 
 
 def test_hundreds_of_runs_share_a_handful_of_connections(wait_as, simulator):

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from core import (
@@ -195,7 +196,22 @@ def test_a_refused_credential_at_the_first_look_fails_at_once(status):
     assert "'anon_test'" in str(played.error)
     assert "'password'" in str(played.error)
     assert (played.error.status_code, played.error.retryable) == (status, False)
-    assert (played.count(Request), played.count(Renew)) == (1, 0)
+    assert (played.count(Request), played.count(Renew), played.sleeps) == (1, 1, [])
+
+
+@pytest.mark.parametrize("before", [[], [503], [404, 404]], ids=["at once", "after 503", "after 404"])
+def test_a_first_look_that_an_old_token_is_refused_is_taken_with_the_new(before):
+    played = play(wait_for_run(plan(), Memory()), *before, 401, payload("COMPLETED"), changed=[True])
+
+    assert played.result.run.succeeded
+    assert len(played.sleeps) == len(before)
+
+
+def test_a_first_look_with_a_new_token_has_its_patience():
+    played = play(take_look(plan(), Memory()), 401, 503, payload(), changed=[True])
+
+    assert played.result.run is not None
+    assert played.sleeps == [1]
 
 
 def test_a_refused_credential_that_follows_a_disturbance_of_the_first_look_fails_at_once():
@@ -365,6 +381,32 @@ def test_a_long_retry_after_does_not_lengthen_the_patience_of_the_first_look():
     assert type(played.error) is AnonUnavailableError
 
 
+def remembered(seconds):
+    """Return what the API told somebody else, who was to ask again in so many seconds."""
+    return replace(response(429, headers={"Retry-After": str(seconds)}), is_remembered=True)
+
+
+def test_what_somebody_else_was_told_does_not_end_the_patience_of_the_first_look():
+    played = play(take_look(plan(), Memory()), remembered(120), remembered(30), payload())
+
+    assert played.result.run is not None
+    assert played.sleeps == [120, 30]
+
+
+def test_once_the_api_itself_has_answered_the_patience_of_the_first_look_is_over():
+    played = play(take_look(plan(), Memory()), remembered(120), 503)
+
+    assert type(played.error) is AnonUnavailableError
+    assert played.sleeps == [120]
+
+
+def test_what_somebody_else_is_told_ends_the_first_look_with_the_tolerance():
+    played = play(take_look(plan(outage_tolerance=300), Memory()), remembered(120))
+
+    assert type(played.error) is AnonUnavailableError
+    assert played.sleeps == [120, 120, 60]
+
+
 def test_the_deadline_shortens_the_patience_of_the_first_look():
     played = play(wait_for_run(plan(deadline=NOW + 10), Memory()), 503)
 
@@ -434,8 +476,14 @@ def test_without_backoff_max_wait_has_no_meaning(max_wait):
     assert plan(poke_interval=60, max_wait=max_wait).interval(NOW + 600) == 60
 
 
-def test_a_max_wait_of_nothing_still_leaves_a_second_between_looks():
-    played = play(take_look(plan(exponential_backoff=True, max_wait=0), seen()), payload())
+def test_a_max_wait_of_nothing_is_none_as_it_is_to_airflow():
+    played = play(take_look(plan(exponential_backoff=True, max_wait=0.0), seen()), payload(), at=NOW + 10_000)
+
+    assert played.result.pause.seconds == 10_060
+
+
+def test_the_smallest_max_wait_still_leaves_a_second_between_looks():
+    played = play(take_look(plan(exponential_backoff=True, max_wait=0.1), seen()), payload())
 
     assert played.result.pause == Sleep(1.0, 0.0)
 
@@ -1004,6 +1052,14 @@ def test_an_outage_is_a_warning_then_reminders_then_good_news():
 
 
 # Small questions.
+
+
+def test_a_last_look_without_an_answer_promises_no_other():
+    played = play(take_look(plan(), seen(), is_last=True), 503)
+
+    assert [line.text for line in played.told] == [
+        f"No answer: 503 Service Unavailable from {TARGET}. The run itself may be well."
+    ]
 
 
 def test_of_a_run_that_was_never_seen_nothing_is_made_up():

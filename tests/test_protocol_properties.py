@@ -234,7 +234,7 @@ def test_a_fetch_ends_within_its_patience_with_a_run_or_an_error_of_ours(story, 
 
     assert isinstance(played.error, AnonError) or isinstance(played.outcome, WorkflowRun)
     assert played.now <= NOW + FIRST_LOOK_PATIENCE + LONGEST_REQUEST + 1e-3
-    assert played.count(Renew) == 0
+    assert played.count(Renew) <= played.count(Request)
 
 
 @patiently

@@ -21,6 +21,7 @@ from airflow_anon.exceptions import AnonConfigurationError, AnonUnavailableError
 from airflow_anon.handoff import Return
 from airflow_anon.runs import WorkflowRun
 from airflow_anon.sensors import AnonWorkflowRunSensor, AnonWorkflowRunsSensor
+from airflow_anon.sharing import CLIENTS, RENEW_AT_MOST_EVERY
 from airflow_anon.simulator import Simulator
 from airflow_anon.triggers import AnonWorkflowRunTrigger
 
@@ -370,6 +371,23 @@ def test_a_connection_that_stays_missing_is_told_as_the_triggerers_trouble(api, 
     assert "unknown" in error["message"]
     assert error["retryable"] is True
     assert 290 <= clock.offset <= 400
+
+
+def test_a_wait_that_begins_after_the_token_was_rotated_reads_the_connection_again(simulator, monkeypatch):
+    old, new = simulator.create_run("IN_PROGRESS"), simulator.create_run("COMPLETED")
+
+    async def main():
+        before = asyncio.create_task(events_of(trigger_for(old, poke_interval=3600.0)))
+        await until(lambda: simulator.requests_for(old))
+        (client,) = CLIENTS[asyncio.get_running_loop()].values()
+        client._read_at -= RENEW_AT_MOST_EVERY
+        simulator.token = "rotated"
+        monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection())
+        (event,) = await events_of(trigger_for(new))
+        await cancelled(before)
+        return event
+
+    assert outcome_of(carried_out(main())) == "over"
 
 
 def test_a_setting_that_makes_no_sense_ends_the_wait_at_once(api, monkeypatch):
