@@ -75,6 +75,12 @@ class MovingTime:
         self.sleepers: list[Sleeper] = []
         self.numbers = count()
         self.real_time, self.real_monotonic = time.time, time.monotonic
+        self.began = self.real_monotonic()
+
+    @property
+    def passed(self) -> float:
+        """Seconds since its beginning, on a slow machine the real ones too."""
+        return self.monotonic() - self.began
 
     def time(self) -> float:
         return self.real_time() + self.offset
