@@ -23,7 +23,7 @@ from airflow_anon.runs import WorkflowRun
 from airflow_anon.sensors import AnonWorkflowRunSensor, AnonWorkflowRunsSensor
 from airflow_anon.sharing import CLIENTS, RENEW_AT_MOST_EVERY
 from airflow_anon.simulator import Simulator
-from airflow_anon.triggers import AnonWorkflowRunTrigger
+from airflow_anon.triggers import AnonWorkflowRunsTrigger, AnonWorkflowRunTrigger, arguments_of
 
 pytestmark = [
     pytest.mark.filterwarnings("error::ResourceWarning"),
@@ -567,6 +567,14 @@ def test_this_release_has_stored_what_it_leaves():
     assert airflow_anon.__version__.rpartition(".")[0] in {
         release.name.rpartition(".")[0] for release in STORED
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("triggers", AnonWorkflowRunTrigger), ("triggers_of_many", AnonWorkflowRunsTrigger)],
+)
+def test_all_that_a_trigger_can_hold_is_stored(name, kind):
+    assert any(case_of(case)["arguments"].keys() == set(arguments_of(kind)) for case in stored(name))
 
 
 def test_what_an_earlier_release_stored_is_still_known():
