@@ -41,7 +41,9 @@ def get_provider_info() -> dict[str, Any]:
                 },
                 "conn-fields": {
                     "timeout": _field("Timeout", "Seconds for one request in all; 30 if empty."),
-                    "verify": _field("Verify TLS", "true, false, or the path of a CA file; true if empty."),
+                    "verify": _field(
+                        "Verify TLS", "true, false, or the path of a CA file or folder; true if empty."
+                    ),
                     "client_cert": _field("Client certificate", "Path of a PEM file, for mutual TLS."),
                     "client_key": _field("Client key", "Path of its PEM key, if that is a file of its own."),
                     "proxy": _field(
