@@ -27,7 +27,7 @@ os.environ.setdefault("UV_SYSTEM_CERTS", "1")
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_missing_interpreters = True
-nox.options.sessions = ["lint", "types", "layers", "docs", "tests"]
+nox.options.sessions = ["docs", "tests"]
 
 
 def interpreter(version: str) -> str:
@@ -55,28 +55,6 @@ def install(session: nox.Session, *groups: str, airflow: str = MAIN) -> None:
     """Install the package, editable, and groups of tools, all as pinned."""
     wanted = [word for group in groups for word in ("--group", group)]
     session.install("-c", pins(airflow, MATRIX[airflow]), "-e", ".", *wanted)
-
-
-@nox.session(python=interpreter(MATRIX[MAIN]))
-def lint(session: nox.Session) -> None:
-    """Check style and format."""
-    install(session, "check")
-    session.run("ruff", "check", ".")
-    session.run("ruff", "format", "--check", ".")
-
-
-@nox.session(python=interpreter(MATRIX[MAIN]))
-def types(session: nox.Session) -> None:
-    """Check types."""
-    install(session, "check", "test")
-    session.run("mypy")
-
-
-@nox.session(python=interpreter(MATRIX[MAIN]))
-def layers(session: nox.Session) -> None:
-    """Check that imports point downwards."""
-    install(session, "check")
-    session.run("lint-imports", "--no-logo")
 
 
 @nox.session

@@ -310,7 +310,7 @@ class Group:
 
     def _beginning(self) -> str:
         plan = self.plan
-        limit = "" if plan.deadline == NEVER else f", for at most {duration(plan.deadline - plan.started_at)}"
+        limit = "" if plan.deadline == NEVER else f", for at most {duration(plan.timeout)}"
         return f"Waiting for {counted(self.size)}{limit}, with a look every {duration(plan.poke_interval)}."
 
     def _summary(self, now: float) -> str:

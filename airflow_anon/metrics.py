@@ -78,7 +78,7 @@ def look_counter(anon_conn_id: str) -> LookCounter | None:
 
 
 def _is_throttled(reply: Response | NoResponse) -> bool:
-    if not isinstance(reply, Response) or meaning_of(reply.status) is not Meaning.DISTURBED:
+    if not isinstance(reply, Response) or meaning_of(reply) is not Meaning.DISTURBED:
         return False
     return reply.status == HTTPStatus.TOO_MANY_REQUESTS or "Retry-After" in reply.headers
 

@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSen
 from airflow_anon.exceptions import AnonUnknownStatusError
 from airflow_anon.group import Group, counted, listed
 from airflow_anon.memory import Memory, clipped, described, duration
-from airflow_anon.protocol import Look, Outcome, Plan, last_seen
+from airflow_anon.protocol import Look, Outcome, Plan, facts, last_seen
 from airflow_anon.runs import WorkflowRun
 
 # Where the errors are imported from, and what the log of a failed task calls them.
@@ -131,11 +131,9 @@ def _all_timed_out(group: Group, look: Look, bad: Sequence[Exception]) -> AnonWa
     ended_badly = f" {len(bad)} did not end well: {listed(map(str, bad))}" if bad else ""
     return AnonWaitTimeoutError(
         f"{len(group.unfinished):,} of {counted(group.size)} not over after "
-        f"{duration(look.at - plan.started_at)} (timeout is {duration(plan.deadline - plan.started_at)}). "
+        f"{duration(look.at - plan.started_at)} (timeout is {duration(plan.timeout)}). "
         f"{group.last_seen()}{ended_badly} The runs themselves are not cancelled.",
-        first.plan.workflow_run_id,
-        first.memory.status,
-        first.memory.seen_at,
+        **facts(first.plan.workflow_run_id, first.memory),
     )
 
 
@@ -159,12 +157,10 @@ def _timed_out(plan: Plan, memory: Memory, look: Look) -> AnonWaitTimeoutError:
     else:
         kind = AnonWaitTimeoutError
         waited = f"was not over after {duration(look.at - plan.started_at)}"
-        limit = f"timeout is {duration(plan.deadline - plan.started_at)}"
+        limit = f"timeout is {duration(plan.timeout)}"
     trouble = f" Since then there was no answer: {memory.trouble}." if memory.trouble else ""
     return kind(
         f"Workflow run {plan.workflow_run_id} {waited} ({limit}): {last_seen(memory)}.{trouble} "
         "The run itself is not cancelled.",
-        plan.workflow_run_id,
-        memory.status,
-        memory.seen_at,
+        **facts(plan.workflow_run_id, memory),
     )

@@ -6,7 +6,7 @@ generator that yields the *step* it wants done, is sent the *reply*, and returns
 drivers in ``transport`` carry it out, with ``requests`` or with ``aiohttp``. Time comes in with each
 reply, in seconds since the epoch.
 
-The question *what does this answer mean for the wait?* is asked in :func:`interpret` and
+The question *what does this answer mean for the wait?* is answered by :func:`interpret` and
 :func:`judge`, and nowhere else.
 """
 
@@ -200,7 +200,7 @@ def interpret(reply: Reply, workflow_run_id: str, known: Known | None = None) ->
         return Answer(Meaning.DISTURBED, reply, trouble=reply.reason)
     if not isinstance(reply, Response):
         raise TypeError(f"a request was answered with {reply!r}")
-    meaning = meaning_of(reply.status)
+    meaning = meaning_of(reply)
     if meaning is not Meaning.RUN:
         return Answer(meaning, reply, trouble=phrase(reply.status))
     if known is not None and known[0] == reply.body:
@@ -212,8 +212,11 @@ def interpret(reply: Reply, workflow_run_id: str, known: Known | None = None) ->
         return Answer(Meaning.DISTURBED, reply, trouble=trouble)
 
 
-def meaning_of(status: int) -> Meaning:
-    """Say what an HTTP status means, before the body is looked at."""
+def meaning_of(reply: Response | NoResponse) -> Meaning:
+    """Say what a reply means, before its body is looked at."""
+    if isinstance(reply, NoResponse):
+        return Meaning.DISTURBED
+    status = reply.status
     if status == HTTPStatus.OK:
         return Meaning.RUN
     if status in REFUSED_STATUSES:
@@ -304,6 +307,11 @@ class Plan:
             return self.poke_interval
         grown = max(now - self.started_at, 0.0) + self.poke_interval
         return min(grown, self.longest_interval)
+
+    @property
+    def timeout(self) -> float:
+        """How long the wait may take; infinite for no limit."""
+        return self.deadline - self.started_at
 
     @property
     def longest_interval(self) -> float:
@@ -533,7 +541,7 @@ def _pause(seconds: float, left: float, spread: float) -> Sleep:
 
 
 def _beginning(plan: Plan, memory: Memory, run: WorkflowRun) -> News:
-    limit = "" if plan.deadline == NEVER else f", for at most {duration(plan.deadline - plan.started_at)}"
+    limit = "" if plan.deadline == NEVER else f", for at most {duration(plan.timeout)}"
     return News(
         "info",
         f"Waiting for workflow run {run.id} of workflow {run.workflow_id}{limit}, with a look every "
@@ -581,6 +589,15 @@ def last_seen(memory: Memory) -> str:
     return f"it was last seen {memory.described()} at {seen}"
 
 
+def facts(workflow_run_id: str, memory: Memory) -> dict[str, Any]:
+    """Return what every error of a wait carries."""
+    return {
+        "workflow_run_id": workflow_run_id,
+        "last_status": memory.status,
+        "last_seen_at": memory.seen_at,
+    }
+
+
 def rejection(workflow_run_id: str, answer: Answer, memory: Memory) -> AnonError:
     """Make the error for an answer that asking again will not change."""
     kind: type[AnonError] = AnonRejectedError
@@ -600,7 +617,8 @@ def rejection(workflow_run_id: str, answer: Answer, memory: Memory) -> AnonError
     said = f" The API says: {answer.excerpt}" if answer.excerpt else ""
     return kind(
         f"Workflow run {workflow_run_id}: {answer.source}. {why}{said}",
-        **_facts(workflow_run_id, answer, memory),
+        status_code=answer.status_code,
+        **facts(workflow_run_id, memory),
     )
 
 
@@ -617,16 +635,7 @@ def lost_contact(plan: Plan, memory: Memory, answer: Answer) -> AnonUnavailableE
             f"{duration(plan.outage_tolerance)}): {answer.source}. The state of workflow run "
             f"{plan.workflow_run_id} is unknown, which does not mean that it failed: {last_seen(memory)}."
         )
-    return AnonUnavailableError(text, **_facts(plan.workflow_run_id, answer, memory))
-
-
-def _facts(workflow_run_id: str, answer: Answer, memory: Memory) -> dict[str, Any]:
-    return {
-        "workflow_run_id": workflow_run_id,
-        "status_code": answer.status_code,
-        "last_status": memory.status,
-        "last_seen_at": memory.seen_at,
-    }
+    return AnonUnavailableError(text, status_code=answer.status_code, **facts(plan.workflow_run_id, memory))
 
 
 # Whether a connection is any good.

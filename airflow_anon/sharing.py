@@ -153,7 +153,7 @@ class Quiet:
 
     def heed(self, reply: Response | NoResponse) -> None:
         """Learn from an answer."""
-        answer = Answer(meaning_of(reply.status) if isinstance(reply, Response) else Meaning.DISTURBED, reply)
+        answer = Answer(meaning_of(reply), reply)
         if answer.meaning is Meaning.DISTURBED:
             if answer.status_code == HTTPStatus.TOO_MANY_REQUESTS or self._makes_an_outage(answer):
                 self._pause(answer)

@@ -3,7 +3,7 @@ All I/O: carries conversations out, with ``requests`` or with ``aiohttp``.
 
 Both clients are built from the same ``Endpoint`` and cannot be told apart on the wire. Neither
 follows redirects, reads ``.netrc``, keeps cookies or believes a body of more than 1 MiB, and both
-hold one request to one total timeout. This module knows nothing of Anon.
+hold one request to one total timeout.
 """
 
 from __future__ import annotations

@@ -24,7 +24,17 @@ from airflow_anon.links import keep_link
 from airflow_anon.memory import STILL_WAITING_EVERY, Memory, duration
 from airflow_anon.metrics import WaitCount
 from airflow_anon.outcomes import AnonWaitTimeoutError, conclude, ended_run
-from airflow_anon.protocol import SHORTEST_PAUSE, Look, Outcome, Plan, Sleep, ending, last_seen, take_look
+from airflow_anon.protocol import (
+    SHORTEST_PAUSE,
+    Look,
+    Outcome,
+    Plan,
+    Sleep,
+    ending,
+    facts,
+    last_seen,
+    take_look,
+)
 from airflow_anon.runs import normalise_id
 from airflow_anon.shortcuts import template_for_triggerer, why_not_end, why_not_start
 
@@ -221,7 +231,7 @@ class BaseWait(ABC, Generic[M]):
             plan, memory = self.begun or self._begin_anew(context)
             if time.time() >= plan.deadline:
                 name, last_seen_as, facts = self._described(plan, memory)
-                limit = duration(plan.deadline - plan.started_at)
+                limit = duration(plan.timeout)
                 raise AnonWaitTimeoutError(
                     f"The wait for {name} is over (timeout is {limit}), and its last look failed; {last_seen_as}.",
                     **facts,
@@ -488,12 +498,8 @@ class Wait(BaseWait[Memory]):
         return None
 
     def _described(self, plan: Plan, memory: Memory) -> tuple[str, str, dict[str, Any]]:
-        facts = {
-            "workflow_run_id": plan.workflow_run_id,
-            "last_status": memory.status,
-            "last_seen_at": memory.seen_at,
-        }
-        return f"workflow run {plan.workflow_run_id}", last_seen(memory), facts
+        run_id = plan.workflow_run_id
+        return f"workflow run {run_id}", last_seen(memory), facts(run_id, memory)
 
 
 def _pause_after_error(plan: Plan) -> float:
