@@ -315,7 +315,7 @@ def longest_interval(case, facts):
         return interval
     if isinstance(max_wait, timedelta):
         max_wait = max_wait.total_seconds()
-    return facts.took + interval if max_wait is None else max_wait
+    return max_wait or facts.took + interval
 
 
 def check_pauses(case, facts, *, keeps):

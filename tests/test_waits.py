@@ -55,6 +55,26 @@ def forgetful(api, run_id, **options):
     )
 
 
+@pytest.mark.parametrize("mode", ["poke", "reschedule"])
+def test_there_is_a_last_look_though_airflow_began_to_count_before(api, mode):
+    simulator, clock = api
+    run_id = simulator.create_run("IN_PROGRESS 9h, COMPLETED")
+
+    class Slow(AnonWorkflowRunSensor):
+        def poke(self, context):
+            if not clock.slept:
+                clock.sleep(0.05)
+            return super().poke(context)
+
+    # The second look comes after 9.96 to 10 s by our count, which is 10.01 to 10.05 s by Airflow's.
+    story = carry_out(
+        lambda: Slow(task_id="wait", workflow_run_id=run_id, mode=mode, poke_interval=9.96, timeout=10), clock
+    )
+
+    assert isinstance(story.error, AnonWaitTimeoutError)
+    assert story.error.last_status == "IN_PROGRESS"
+
+
 def test_a_forgetful_sensor_leaves_its_worker_while_all_is_well(api):
     run_id = api[0].create_run("PENDING 40s, AWAITING_USER_INPUT 100s, IN_PROGRESS 100s, COMPLETED")
 
