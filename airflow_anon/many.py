@@ -13,7 +13,7 @@ from airflow_anon.group import Group, counted, read_ids
 from airflow_anon.handoff import Handoff
 from airflow_anon.outcomes import conclude_all
 from airflow_anon.passing import GroupReturn, recall, to_json, to_kwargs
-from airflow_anon.protocol import Look, Outcome, Plan, facts, take_look
+from airflow_anon.protocol import Look, Outcome, Plan, facts_of, take_look
 from airflow_anon.waits import BaseWait
 
 if TYPE_CHECKING:
@@ -140,4 +140,4 @@ class ManyWait(BaseWait[Group]):
     def _described(self, plan: Plan, memory: Group) -> tuple[str, str, dict[str, Any]]:
         first = next(iter(memory.unfinished or memory.members.values()))
         last_seen_as = memory.last_seen().rstrip(".") or "all are over"
-        return counted(memory.size), last_seen_as, facts(first.plan.workflow_run_id, first.memory)
+        return counted(memory.size), last_seen_as, facts_of(first.plan.workflow_run_id, first.memory)

@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSen
 from airflow_anon.exceptions import AnonUnknownStatusError
 from airflow_anon.group import Group, counted, listed
 from airflow_anon.memory import Memory, clipped, described, duration
-from airflow_anon.protocol import Look, Outcome, Plan, facts, last_seen
+from airflow_anon.protocol import Look, Outcome, Plan, facts_of, last_seen
 from airflow_anon.runs import WorkflowRun
 
 # Where the errors are imported from, and what the log of a failed task calls them.
@@ -133,7 +133,7 @@ def _all_timed_out(group: Group, look: Look, bad: Sequence[Exception]) -> AnonWa
         f"{len(group.unfinished):,} of {counted(group.size)} not over after "
         f"{duration(look.at - plan.started_at)} (timeout is {duration(plan.timeout)}). "
         f"{group.last_seen()}{ended_badly} The runs themselves are not cancelled.",
-        **facts(first.plan.workflow_run_id, first.memory),
+        **facts_of(first.plan.workflow_run_id, first.memory),
     )
 
 
@@ -162,5 +162,5 @@ def _timed_out(plan: Plan, memory: Memory, look: Look) -> AnonWaitTimeoutError:
     return kind(
         f"Workflow run {plan.workflow_run_id} {waited} ({limit}): {last_seen(memory)}.{trouble} "
         "The run itself is not cancelled.",
-        **facts(plan.workflow_run_id, memory),
+        **facts_of(plan.workflow_run_id, memory),
     )

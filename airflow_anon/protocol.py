@@ -589,7 +589,7 @@ def last_seen(memory: Memory) -> str:
     return f"it was last seen {memory.described()} at {seen}"
 
 
-def facts(workflow_run_id: str, memory: Memory) -> dict[str, Any]:
+def facts_of(workflow_run_id: str, memory: Memory) -> dict[str, Any]:
     """Return what every error of a wait carries."""
     return {
         "workflow_run_id": workflow_run_id,
@@ -618,7 +618,7 @@ def rejection(workflow_run_id: str, answer: Answer, memory: Memory) -> AnonError
     return kind(
         f"Workflow run {workflow_run_id}: {answer.source}. {why}{said}",
         status_code=answer.status_code,
-        **facts(workflow_run_id, memory),
+        **facts_of(workflow_run_id, memory),
     )
 
 
@@ -635,7 +635,9 @@ def lost_contact(plan: Plan, memory: Memory, answer: Answer) -> AnonUnavailableE
             f"{duration(plan.outage_tolerance)}): {answer.source}. The state of workflow run "
             f"{plan.workflow_run_id} is unknown, which does not mean that it failed: {last_seen(memory)}."
         )
-    return AnonUnavailableError(text, status_code=answer.status_code, **facts(plan.workflow_run_id, memory))
+    return AnonUnavailableError(
+        text, status_code=answer.status_code, **facts_of(plan.workflow_run_id, memory)
+    )
 
 
 # Whether a connection is any good.

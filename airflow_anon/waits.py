@@ -31,7 +31,7 @@ from airflow_anon.protocol import (
     Plan,
     Sleep,
     ending,
-    facts,
+    facts_of,
     last_seen,
     take_look,
 )
@@ -510,7 +510,7 @@ class Wait(BaseWait[Memory]):
 
     def _described(self, plan: Plan, memory: Memory) -> tuple[str, str, dict[str, Any]]:
         run_id = plan.workflow_run_id
-        return f"workflow run {run_id}", last_seen(memory), facts(run_id, memory)
+        return f"workflow run {run_id}", last_seen(memory), facts_of(run_id, memory)
 
 
 def _pause_after_error(plan: Plan) -> float:
@@ -537,11 +537,11 @@ def _first_rescheduled_at(context: Context) -> datetime | None:
     return _rescheduled_at_2(ti, ti.max_tries - ti.task.retries + 1)  # pragma: no cover  see there
 
 
-def _rescheduled_at_2(ti: Any, first_try: int) -> datetime | None:  # pragma: no cover  tested on Airflow 2
+def _rescheduled_at_2(ti: Any, try_number: int) -> datetime | None:  # pragma: no cover  tested on Airflow 2
     from airflow.sensors.base import _orig_start_date
 
     return _orig_start_date(  # type: ignore[no-any-return]
-        dag_id=ti.dag_id, task_id=ti.task_id, run_id=ti.run_id, map_index=ti.map_index, try_number=first_try
+        dag_id=ti.dag_id, task_id=ti.task_id, run_id=ti.run_id, map_index=ti.map_index, try_number=try_number
     )
 
 

@@ -870,12 +870,18 @@ def test_what_only_the_triggerer_saw_of_a_question_is_found_again(simulator, clo
     assert len(asked) == calls
 
 
-def test_a_person_whose_question_only_the_triggerer_saw_has_the_whole_time(simulator, clock):
+def error_after_a_question(simulator, clock, kind):
+    """The second of two runs errs in the triggerer, when the first has been seen there to ask again."""
     ids = created(simulator, ASKS_TWICE, "PENDING 24h, COMPLETED")
     kept = deferral_of(sensor_for(ids, **LONG), clock).kwargs
     clock.sleep(5.5 * 3600)
-    error = AnonUnavailableError("Lost contact.", workflow_run_id=ids[1])
+    error = kind("It erred.", workflow_run_id=ids[1])
     event = passing.GroupReturn(Plan("", clock.time(), clock.time() + 86400), error=error).to_event()
+    return ids, kept, event
+
+
+def test_a_person_whose_question_only_the_triggerer_saw_has_the_whole_time(simulator, clock):
+    ids, kept, event = error_after_a_question(simulator, clock, AnonUnavailableError)
 
     with pytest.raises(TaskDeferred) as deferred:
         resume(sensor_for(ids, **LONG), clock, event, **kept)
@@ -885,11 +891,7 @@ def test_a_person_whose_question_only_the_triggerer_saw_has_the_whole_time(simul
 
 
 def test_silent_fail_goes_on_with_what_only_the_triggerer_saw_of_a_question(simulator, clock):
-    ids = created(simulator, ASKS_TWICE, "PENDING 24h, COMPLETED")
-    kept = deferral_of(sensor_for(ids, **LONG), clock).kwargs
-    clock.sleep(5.5 * 3600)
-    error = AnonNotFoundError("Gone.", workflow_run_id=ids[1])
-    event = passing.GroupReturn(Plan("", clock.time(), clock.time() + 86400), error=error).to_event()
+    ids, kept, event = error_after_a_question(simulator, clock, AnonNotFoundError)
     began = clock.time()
 
     with pytest.raises(TaskDeferred) as deferred:
