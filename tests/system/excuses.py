@@ -17,7 +17,7 @@ Try = tuple[str, str, int, int]
 
 CAUSES = {
     "worker_killed": "was with the worker when it was killed",
-    "database_away": "could not reach Airflow while its database was away",
+    "database_away": "failed in Airflow's own code while the database was away",
     "mixed_up": "was taken by the scheduler for one that had ended",
 }
 # The scheduler mixes up few; a wait that is often mixed up provokes it.
@@ -76,12 +76,12 @@ def excuses(
     :param away: from when to when the database was away, or not all had found it again.
     """
     failed = list(failed)
-    ours = {failure.attempt for failure in failed if not failure.is_airflows}
+    not_airflows = {failure.attempt for failure in failed if not failure.is_airflows}
     unheard = {failure.attempt for failure in failed if away[0] <= failure.at <= away[1]}
     return {
-        "worker_killed": set(killed) - ours,
-        "database_away": unheard - ours,
-        "mixed_up": set(mixed_up) - ours,
+        "worker_killed": set(killed) - not_airflows,
+        "database_away": unheard - not_airflows,
+        "mixed_up": set(mixed_up) - not_airflows,
     }
 
 

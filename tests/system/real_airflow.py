@@ -168,7 +168,7 @@ class Airflow(LoopbackAirflow):
 
     def check(self) -> None:
         """
-        Make sure that every component lives, and that nothing of ours was raised in it.
+        Make sure that every component lives.
 
         :raises ProcessEndedError: one has ended, or has too often while it may.
         """

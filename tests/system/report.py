@@ -60,7 +60,7 @@ def summary(results: list[dict[str, Any]], facts: dict[str, Any]) -> str:
 def _excused(cause: str, count: dict[str, int]) -> str:
     too_many = "" if count["tries"] <= count["at_most"] else ": TOO MANY"
     return (
-        f"excused: {count['tries']} tries of which each {CAUSES[cause]}, at most {count['at_most']}{too_many}"
+        f"excused: {count['tries']} of at most {count['at_most']} tries, where each {CAUSES[cause]}{too_many}"
     )
 
 

@@ -164,8 +164,8 @@ class System:
         end = time.monotonic() + 10
         while (executed := self.airflow.executor_starts(group.dag_id)) != tally.worker_starts:
             if time.monotonic() > end:
-                told = f"{executed} starts by the executor's log, {tally.worker_starts} by the database"
-                tally.add("miscounted_starts", abs(executed - tally.worker_starts), told)
+                remark = f"{executed} by the executor's log, {tally.worker_starts} by the database"
+                tally.add("miscounted_starts", abs(executed - tally.worker_starts), remark)
                 break
             time.sleep(0.5)
         self.keep(scenario, tally, **figures)
