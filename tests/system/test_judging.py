@@ -312,9 +312,9 @@ def result(**counts):
         ({"database_away": 1}, {"worker_killed": 8}, False),
     ],
 )
-def test_too_many_excuses_are_none(tmp_path, runs, counts, bounds, good):
+def test_too_many_excuses_are_none(tmp_path, counts, bounds, good):
     system = System(
-        Airflow(tmp_path, "", {}), Database(lambda *_: []), runs, None, None, None, [result(**counts)]
+        Airflow(tmp_path, "", {}), Database(lambda *_: []), None, None, None, None, [result(**counts)]
     )
     system.bounds = bounds
 
@@ -330,20 +330,20 @@ def test_too_many_excuses_are_none(tmp_path, runs, counts, bounds, good):
         (f'  File "{OURS[-1]}", line 7', False),
     ],
 )
-def test_a_triggerer_tells_of_no_error_in_our_code(tmp_path, runs, line, good):
+def test_a_triggerer_tells_of_no_error_in_our_code(tmp_path, line, good):
     (tmp_path / "triggerer.log").write_text(f"{line}\n")
     airflow = Airflow(tmp_path, "", {"triggerer": []})
-    system = System(airflow, Database(lambda *_: []), runs, None, None, None, [result()])
+    system = System(airflow, Database(lambda *_: []), None, None, None, None, [result()])
 
     system.sum_up()
 
     assert system.good is good
 
 
-def test_what_does_not_come_about_in_time_is_not_good(tmp_path, runs):
+def test_what_does_not_come_about_in_time_is_not_good(tmp_path):
     postgres = SimpleNamespace(process=process(tmp_path, "import time; time.sleep(60)"))
     system = System(
-        Airflow(tmp_path, "", {}), Database(lambda *_: []), runs, postgres, None, None, [result()]
+        Airflow(tmp_path, "", {}), Database(lambda *_: []), None, postgres, None, None, [result()]
     )
 
     try:
