@@ -69,6 +69,14 @@ def tests(session: nox.Session, airflow: str) -> None:
     session.run("pytest", *session.posargs)
 
 
+@nox.session(python=interpreter(MATRIX[MAIN]))
+def fuzz(session: nox.Session) -> None:
+    """Draw many new cases for the property tests, which may take an hour; a find becomes an ``@example``."""
+    install(session, "test")
+    options = ("--hypothesis-profile=fuzz", "-m", "hypothesis", "-o", "timeout=0", "-n", "2")
+    session.run("pytest", *options, *session.posargs)
+
+
 @nox.session(python=interpreter(MATRIX[OLDEST]))
 def browser(session: nox.Session) -> None:
     """Test the connection form in the pages of the oldest Airflow; ``make browser`` does it in the newest."""
