@@ -1,0 +1,148 @@
+"""Every way of waiting in a real Airflow: its database, its next tasks and its logs are the judge."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+import pytest
+from scenario import EXAMPLE_DAGS, OWN, Outcome
+from variants import STARTS, STARTS_ON_WORKER
+
+pytestmark = pytest.mark.timeout(400)
+
+HOLD = timedelta(seconds=10)
+FAILED, LATE, LOST = "AnonWorkflowRunFailedError", "AnonWaitTimeoutError", "AnonUnavailableError"
+# How a task ends, how often it has been on a worker by then, and what errors its log has.
+ENDS = {
+    "failed_poke": ("failed", 1, [FAILED]),
+    "failed_deferred": ("failed", 2, [FAILED]),
+    "failed_without_worker": ("failed", 1, [FAILED]),
+    "failed_many": ("failed", 1, [FAILED]),
+    "failed_softly": ("skipped", 1, []),
+    "late_poke": ("failed", 1, [LATE]),
+    "late_reschedule": ("failed", 2, [LATE]),
+    "late_deferred": ("failed", 2, [LATE]),
+    "late_without_worker": ("failed", 1, [LATE]),
+    "nothing_poke": ("skipped", 1, []),
+    "nothing_without_worker": ("skipped", 0, []),
+    "lost_without_worker": ("failed", 2, [LOST, LOST]),
+    "asked_reschedule": ("success", 3, []),
+    "asked_deferred": ("success", 3, []),
+}
+
+
+def ways(played: Outcome) -> dict[str, list[tuple[str, str, int]]]:
+    """Return the waits of ``every_way`` by their way of waiting; mapped tasks cannot start without a worker."""
+    found = defaultdict(list)
+    for key in played.tasks:
+        _, _, way = key[1].partition("_")
+        if key[0] == "every_way" and way in STARTS:
+            found[key[1] if key[1] == "mapped_without_worker" else way].append(key)
+    assert set(found) == set(STARTS)
+    return found
+
+
+def test_no_process_of_airflows_ends(played):
+    assert played.ended == ""
+
+
+def test_every_dag_can_be_imported(played):
+    assert played.import_errors == []
+
+
+def test_every_way_of_waiting_passes_and_a_next_task_finds_the_run(played):
+    states = played.states("every_way")
+
+    assert states == dict.fromkeys(states, "success")
+
+
+def test_the_xcom_is_in_the_database_as_the_run_and_not_as_its_text_in_every_way(played):
+    right = played.conf["every_way"]["runs"]
+    wrong = {}
+    for keys in ways(played).values():
+        for key in keys:
+            names = {"many": [f"{key[1]}_0", f"{key[1]}_1"], "mapped": f"{key[1]}_{key[2]}"}
+            name = names.get(key[1].partition("_")[0], key[1])
+            due = [right[each] for each in name] if isinstance(name, list) else right[name]
+            if played.xcoms.get(key) != due:
+                wrong[key] = played.xcoms.get(key)
+
+    assert wrong == {}
+
+
+def test_a_wait_is_on_a_worker_as_often_as_it_must(played, variant):
+    starts = {key: len(played.starts[key]) for keys in ways(played).values() for key in keys}
+
+    due = STARTS | variant.starts
+    assert starts == {key: due[way] for way, keys in ways(played).items() for key in keys}
+
+
+def test_a_wait_that_needs_a_worker_all_the_same_says_why(played, variant):
+    silent = {
+        key
+        for way, text in variant.says.items()
+        for key in ways(played)[way]
+        if text not in played.said(*key)
+    }
+
+    assert silent == set()
+
+
+def test_between_two_starts_are_at_least_ten_seconds(played):
+    waits = {
+        key: sorted(starts) for key, starts in played.starts.items() if played.tasks[key]["try_number"] < 2
+    }
+    quick = {
+        key for key, starts in waits.items() if any(later - start < HOLD for start, later in pairwise(starts))
+    }
+
+    assert any(len(starts) > 1 for starts in waits.values())
+    assert quick == set()
+
+
+def test_without_a_worker_no_wait_ends_within_ten_seconds(played):
+    ends = {
+        key: datetime.fromisoformat(played.tasks[key]["end_date"]) for key in ways(played)["without_worker"]
+    }
+
+    assert {key for key, end in ends.items() if end - played.began_at["every_way"] < HOLD} == set()
+
+
+def test_every_other_end_is_what_airflow_records_and_none_is_tried_again_in_vain(played):
+    keys = {task_id: ("every_end", task_id, -1) for task_id in played.states("every_end")}
+
+    ends = {task_id: (played.tasks[key]["state"], played.errors(key)) for task_id, key in keys.items()}
+    assert ends == {task_id: (state, errors) for task_id, (state, _, errors) in ENDS.items()}
+
+
+def test_every_other_end_takes_no_more_starts_than_it_must(played, variant):
+    if variant.starts:
+        pytest.skip("here more waits need a worker: how many is seen in the good ends")
+    starts = {task_id: len(played.starts["every_end", task_id, -1]) for task_id in ENDS}
+
+    assert starts == {task_id: count for task_id, (_, count, _) in ENDS.items()}
+
+
+def test_a_person_is_asked_once(played):
+    asked = {
+        task_id: played.said("every_end", task_id).count("asked in state approve")
+        for task_id in ("asked_reschedule", "asked_deferred")
+    }
+
+    assert set(asked.values()) == {1}, asked
+
+
+def test_a_sensor_with_a_required_param_starts_on_a_worker_and_says_why(played):
+    assert played.states("required_param") == {"wait": "success", "use_run": "success"}
+    assert STARTS_ON_WORKER in played.said("required_param", "wait")
+    assert len(played.starts["required_param", "wait", -1]) == 1
+
+
+def test_no_log_has_a_traceback_but_of_the_errors_that_are_due(played):
+    dags = {*OWN, *EXAMPLE_DAGS}
+    told = {key: played.errors(key) for key in played.tasks if key[0] in dags and key[0] != "every_end"}
+
+    assert {key: errors for key, errors in told.items() if errors} == {}
+    assert played.tracebacks == []
