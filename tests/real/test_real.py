@@ -10,7 +10,7 @@ import pytest
 from scenario import EXAMPLE_DAGS, OWN, Outcome
 from variants import STARTS, STARTS_ON_WORKER
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(700)
 
 HOLD = timedelta(seconds=10)
 FAILED, LATE, LOST = "AnonWorkflowRunFailedError", "AnonWaitTimeoutError", "AnonUnavailableError"
