@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -27,6 +28,11 @@ from raw_api import RawApi  # noqa: E402
 from scenario import GOOD, UNDER_WAY, StockAirflow, body  # noqa: E402
 
 MIXED_UP = re.compile(r"finished with state \w+, but the task instance's state attribute is queued")
+HEARD = re.compile(
+    r"(?P<at>\S+)Z \[info +\] Received executor event with state success for task instance "
+    r"TaskInstanceKey\(dag_id='race', task_id='(?P<task>\w+)', run_id='(?P<run>[^']+)'"
+)
+PAUSED = re.compile(r'"timestamp":"(?P<at>[^"]+)Z","level":"info","event":"(Pausing|Rescheduling) task')
 WAYS = ("deferred", "rescheduled")
 
 
@@ -86,10 +92,15 @@ def race(home: Path, options: argparse.Namespace) -> dict[str, object]:
         airflow.check()
         states = Counter(states_of(airflow))
     told = MIXED_UP.findall((home / "scheduler.log").read_text(errors="replace"))
+    lags = sorted(lags_of(home))
     return {
         "waits of each kind": begun,
         "states": {f"{way} {state}": count for (way, state), count in sorted(states.items())},
         "mixed up, by the scheduler's log": len(told),
+        "seconds from the pause until the scheduler has heard of the start's end": {
+            "median": lags[len(lags) // 2],
+            "longest": lags[-1],
+        },
         "seconds": round(time.monotonic() - began),
         "load": os.getloadavg(),
     }
@@ -108,6 +119,18 @@ def states_of(airflow: StockAirflow) -> Iterator[tuple[str, str]]:
         if page is None or not page["task_instances"]:
             return
         yield from ((one["task_id"], str(one["state"])) for one in page["task_instances"])
+
+
+def lags_of(home: Path) -> Iterator[float]:
+    """Return how long after a wait's first pause the scheduler has heard that its first start is over."""
+    heard: dict[tuple[str, str], datetime] = {}
+    for found in HEARD.finditer((home / "scheduler.log").read_text(errors="replace")):
+        heard.setdefault((found["run"], found["task"]), datetime.fromisoformat(found["at"]))
+    for path in home.glob("logs/dag_id=race/run_id=*/task_id=*/attempt=1.log"):
+        run_id, task_id = (part.partition("=")[2] for part in path.parts[-3:-1])
+        if (run_id, task_id) in heard and (pause := PAUSED.search(path.read_text())):
+            paused_at = datetime.fromisoformat(pause["at"])
+            yield round((heard[run_id, task_id] - paused_at).total_seconds(), 1)
 
 
 if __name__ == "__main__":

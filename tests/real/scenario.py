@@ -82,7 +82,9 @@ class Outcome:
     tasks: dict[Key, dict[str, Any]] = field(default_factory=dict)
     starts: dict[Key, list[datetime]] = field(default_factory=lambda: defaultdict(list))
     logs: dict[Key, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
+    # As the database has them: what is in there as text was encoded twice.
     xcoms: dict[Key, Any] = field(default_factory=dict)
+    links: dict[Key, str] = field(default_factory=dict)
     began_at: dict[str, datetime] = field(default_factory=dict)
     import_errors: list[str] = field(default_factory=list)
     ended: str = ""
@@ -308,18 +310,20 @@ class Play:
         for task in tasks["task_instances"]:
             key = dag_id, task["task_id"], task["map_index"]
             self.outcome.tasks[key] = task
-            if task["state"] == "success" and dag_id == "every_way":
-                self.outcome.xcoms[key] = self._xcom(path, key)
+            if dag_id == "every_way":
+                self._read_results(path, key)
         starts = self.airflow.ask(f"/eventLogs?dag_id={dag_id}&event=running&limit=1000") or {}
         for start in starts["event_logs"]:
             index = -1 if start["map_index"] is None else start["map_index"]
             self.outcome.starts[dag_id, start["task_id"], index].append(datetime.fromisoformat(start["when"]))
 
-    def _xcom(self, path: str, key: Key) -> Any:
+    def _read_results(self, path: str, key: Key) -> None:
         _, task_id, map_index = key
-        query = f"deserialize=false&map_index={map_index}"
-        entry = self.airflow.ask(f"{path}/taskInstances/{task_id}/xcomEntries/return_value?{query}")
-        return entry and entry["value"]
+        task = f"{path}/taskInstances/{task_id}"
+        entry = self.airflow.ask(f"{task}/xcomEntries/return_value?deserialize=false&map_index={map_index}")
+        links = self.airflow.ask(f"{task}/links?map_index={map_index}")
+        self.outcome.xcoms[key] = entry and entry["value"]
+        self.outcome.links[key] = str(links and links["extra_links"].get("Anon run"))
 
 
 def read_logs(home: Path, outcome: Outcome) -> None:

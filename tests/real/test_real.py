@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from datetime import datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from scenario import EXAMPLE_DAGS, OWN, Outcome
@@ -48,6 +49,15 @@ def ways(played: Outcome) -> dict[str, list[tuple[str, str, int]]]:
     return found
 
 
+def right_xcom(played: Outcome, key: tuple[str, str, int]) -> Any:
+    """Return what a wait of ``every_way`` has to hand on."""
+    runs = played.conf["every_way"]["runs"]
+    _, task_id, map_index = key
+    if task_id.startswith("many_"):
+        return [runs[f"{task_id}_0"], runs[f"{task_id}_1"]]
+    return runs[f"{task_id}_{map_index}" if task_id.startswith("mapped_") else task_id]
+
+
 def test_no_process_of_airflows_ends(played):
     assert played.ended == ""
 
@@ -63,15 +73,18 @@ def test_every_way_of_waiting_passes_and_a_next_task_finds_the_run(played):
 
 
 def test_the_xcom_is_in_the_database_as_the_run_and_not_as_its_text_in_every_way(played):
-    right = played.conf["every_way"]["runs"]
-    wrong = {}
-    for keys in ways(played).values():
-        for key in keys:
-            names = {"many": [f"{key[1]}_0", f"{key[1]}_1"], "mapped": f"{key[1]}_{key[2]}"}
-            name = names.get(key[1].partition("_")[0], key[1])
-            due = [right[each] for each in name] if isinstance(name, list) else right[name]
-            if played.xcoms.get(key) != due:
-                wrong[key] = played.xcoms.get(key)
+    due = {key: right_xcom(played, key) for keys in ways(played).values() for key in keys}
+
+    assert {key: played.xcoms.get(key) for key in due} == due
+
+
+def test_each_wait_for_one_run_has_a_link_to_it(played):
+    due = {key: right_xcom(played, key) for keys in ways(played).values() for key in keys}
+    wrong = {
+        key: played.links.get(key)
+        for key, run in due.items()
+        if isinstance(run, dict) and not str(played.links.get(key)).endswith(f"/{run['id']}")
+    }
 
     assert wrong == {}
 
