@@ -84,8 +84,8 @@ def race(home: Path, options: argparse.Namespace) -> dict[str, object]:
         while begun < options.waits and time.monotonic() - began < options.minutes * 60:
             if under_way(airflow) < options.together:
                 ids = {way: api.create_run(body(UNDER_WAY), body(GOOD, completed=True)) for way in WAYS}
-                airflow.ask("/dags/race/dagRuns", {"logical_date": None, "conf": {"ids": ids}})
-                begun += 1
+                run = airflow.ask("/dags/race/dagRuns", {"logical_date": None, "conf": {"ids": ids}})
+                begun += run is not None
             time.sleep(0.3)
         while under_way(airflow):
             time.sleep(1)

@@ -85,7 +85,6 @@ class Outcome:
     # As the database has them: what is in there as text was encoded twice.
     xcoms: dict[Key, Any] = field(default_factory=dict)
     links: dict[Key, str] = field(default_factory=dict)
-    began_at: dict[str, datetime] = field(default_factory=dict)
     import_errors: list[str] = field(default_factory=list)
     ended: str = ""
     # Tracebacks in the logs of processes, and of what they do beside tasks.
@@ -127,12 +126,12 @@ def body(status: str, further: str = "", *, state: str = '"post_invoice"', compl
 ODD_STATE, FIT_STATE = r'"done \ud83d\u0000"', r'"done \ufffd\ufffd"'
 ODD = (
     r', "big": 36893488147419103232, "far": -1e400, "\udc00key\u0000": {"deep": [1e400, -36893488147419103232, '
-    r'"\ude00\u0000", {"\ud83d": "\ud83d"}]}, "kept": [9223372036854775807, 0.1, "\ud83d\ude00", true, null]'
+    r'"\ude00\u0000", {"\ud83d": "\ud83d"}]}, "kept": [18446744073709551615, -9223372036854775808, 0.1, "\ud83d\ude00", true, null]'
 )
 FIT = (
     r', "big": "36893488147419103232", "far": "-1e400", "\ufffdkey\ufffd": {"deep": ["1e400", '
     r'"-36893488147419103232", "\ufffd\ufffd", {"\ufffd": "\ufffd"}]}, '
-    r'"kept": [9223372036854775807, 0.1, "\ud83d\ude00", true, null]'
+    r'"kept": [18446744073709551615, -9223372036854775808, 0.1, "\ud83d\ude00", true, null]'
 )
 PLAIN = r', "kept": [9007199254740993, 0.1, "\u00e9\ud83d\ude00", {"deep": [null]}]'
 UNDER_WAY, GOOD, BAD, NOTHING, ASKS = (
@@ -293,7 +292,6 @@ class Play:
         run = self.airflow.ask(f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf})
         assert run, dag_id
         self.runs[dag_id] = run["dag_run_id"]
-        self.outcome.began_at[dag_id] = datetime.fromisoformat(run["queued_at"])
 
     def _wait(self) -> None:
         end = time.monotonic() + LONGEST
