@@ -21,9 +21,11 @@ from importlib.metadata import files
 ours = [path for path in files("airflow-provider-anon") if path.parts[0] in ("airflow_anon", "airflow_provider_anon") and path.hash]
 print(sorted((str(path), path.hash.value) for path in ours))
 """
+OPENLINEAGE = "apache-airflow-providers-openlineage==2.20.3"
 PYTHONS_OF_MAIN = ("3.10", "3.11", "3.12", "3.13")
 
 os.environ.setdefault("UV_SYSTEM_CERTS", "1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # as the Makefile does, and for its reason
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_missing_interpreters = True
@@ -69,6 +71,14 @@ def tests(session: nox.Session, airflow: str) -> None:
     session.run("pytest", *session.posargs)
 
 
+@nox.session(python=interpreter(MATRIX[MAIN]))
+def fuzz(session: nox.Session) -> None:
+    """Draw many new cases for the property tests, which may take an hour; a find becomes an ``@example``."""
+    install(session, "test")
+    options = ("--hypothesis-profile=fuzz", "-m", "hypothesis", "-o", "timeout=0", "-n", "2")
+    session.run("pytest", *options, *session.posargs)
+
+
 @nox.session(python=interpreter(MATRIX[OLDEST]))
 def browser(session: nox.Session) -> None:
     """Test the connection form in the pages of the oldest Airflow; ``make browser`` does it in the newest."""
@@ -93,6 +103,17 @@ def judges(session: nox.Session) -> None:
 
 
 @nox.session(python=interpreter(MATRIX[MAIN]))
+def real(session: nox.Session) -> None:
+    """Let a real Airflow judge, with what its users have: listeners, trigger queues, PostgreSQL, OpenLineage."""
+    install(session, "test", "system")
+    variants = {"AIRFLOW_ANON_REAL": "examples listener queues postgres"}
+    session.run("pytest", "tests/real", *session.posargs, env=variants)
+    # Not before: it is a listener too.
+    session.install("-c", pins(MAIN, MATRIX[MAIN]), OPENLINEAGE)
+    session.run("pytest", "tests/real", *session.posargs, env={"AIRFLOW_ANON_REAL": "openlineage"})
+
+
+@nox.session(python=interpreter(MATRIX[MAIN]))
 def mutants(session: nox.Session) -> None:
     """Make the core wrong in a thousand ways, in a copy, and report those that no test sees."""
     install(session, "test", "mutation")
@@ -102,7 +123,8 @@ def mutants(session: nox.Session) -> None:
         for name in ("pyproject.toml", "README.md"):
             shutil.copy(name, folder)
         session.chdir(folder)
-        env = {"PYTHONPATH": folder}
+        # A file that changes twice in a second is not told apart from its bytecode.
+        env = {"PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"}
         session.run("cosmic-ray", "init", "tests/mutants.toml", "mutants.sqlite")
         session.run("cr-filter-operators", "mutants.sqlite", "tests/mutants.toml")
         session.run("cosmic-ray", "exec", "tests/mutants.toml", "mutants.sqlite", env=env)

@@ -12,6 +12,10 @@ from airflow_anon.memory import Memory
 from airflow_anon.protocol import NEVER, Look, Outcome, Plan, pause_after
 from airflow_anon.runs import WorkflowRun, is_queued, plain
 
+# By so many seconds after a task has left its worker the scheduler has heard of it: public reports of what happens
+# otherwise show 3 to 27 s.
+SETTLED_AFTER = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Handoff:

@@ -16,6 +16,7 @@ from airflow_anon.metrics import counted_wait, look_counter
 from airflow_anon.outcomes import conclude, ended_run
 from airflow_anon.protocol import Plan, ending, fetch_run, probe, wait_for_run
 from airflow_anon.runs import normalise_id
+from airflow_anon.sanitize import fit_text
 from airflow_anon.settings import Endpoint
 
 if TYPE_CHECKING:
@@ -358,7 +359,7 @@ class AnonHook(BaseHook):
 
 def write(log: Any, news: News) -> None:
     """Write a line of a conversation to a log."""
-    (log.warning if news.level == "warning" else log.info)("%s", news.text)
+    (log.warning if news.level == "warning" else log.info)("%s", fit_text(news.text))
 
 
 def _is_not_found(error: Exception) -> bool:
