@@ -33,7 +33,10 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 
 types: .venv/ready
+	sed -n '/^```python$$/,/^```$$/{//!p}' README.md >.venv/readme_dag.py
 	$(BIN)/mypy
+	$(BIN)/mypy .venv/readme_dag.py
+	$(BIN)/basedpyright airflow_provider_anon .venv/readme_dag.py
 
 layers: .venv/ready
 	$(BIN)/lint-imports --no-logo

@@ -21,6 +21,7 @@ from importlib.metadata import files
 ours = [path for path in files("airflow-provider-anon") if path.parts[0] == "airflow_anon" and path.hash]
 print(sorted((str(path), path.hash.value) for path in ours))
 """
+OPENLINEAGE = "apache-airflow-providers-openlineage==2.20.3"
 PYTHONS_OF_MAIN = ("3.10", "3.11", "3.12", "3.13")
 
 os.environ.setdefault("UV_SYSTEM_CERTS", "1")
@@ -99,6 +100,17 @@ def judges(session: nox.Session) -> None:
     session.run("python", "tests/judges/programs.py")
     install(session, "test", "judge")
     session.run("pytest", "tests/judges", *session.posargs)
+
+
+@nox.session(python=interpreter(MATRIX[MAIN]))
+def real(session: nox.Session) -> None:
+    """Let a real Airflow judge, with what its users have: listeners, trigger queues, PostgreSQL, OpenLineage."""
+    install(session, "test", "system")
+    variants = {"AIRFLOW_ANON_REAL": "examples listener queues postgres"}
+    session.run("pytest", "tests/real", *session.posargs, env=variants)
+    # Not before: it is a listener too.
+    session.install("-c", pins(MAIN, MATRIX[MAIN]), OPENLINEAGE)
+    session.run("pytest", "tests/real", *session.posargs, env={"AIRFLOW_ANON_REAL": "openlineage"})
 
 
 @nox.session(python=interpreter(MATRIX[MAIN]))

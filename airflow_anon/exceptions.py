@@ -25,6 +25,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from airflow_anon.sanitize import fit_text
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -59,7 +61,7 @@ class AnonError(Exception):
         last_status: str | None = None,
         last_seen_at: float | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(fit_text(message))
         self.workflow_run_id = workflow_run_id
         self.status_code = status_code
         self.last_status = last_status

@@ -83,8 +83,12 @@ def run_url(endpoint: Endpoint, workflow_run_id: str, workflow_id: str | None) -
 
 def link_xcom(ti: Any, url: str | None) -> dict[str, Any]:
     """Return the arguments with which :func:`plain_xcom` keeps an address."""
-    of = {name: getattr(ti, name) for name in ("dag_id", "task_id", "run_id", "map_index")}
-    return {"key": AnonWorkflowRunLink.xcom_key, "value": url, **of}
+    return {"key": AnonWorkflowRunLink.xcom_key, "value": url, **place_of(ti)}
+
+
+def place_of(ti: Any) -> dict[str, Any]:
+    """Return which task instance an XCom belongs to."""
+    return {name: getattr(ti, name) for name in ("dag_id", "task_id", "run_id", "map_index")}
 
 
 def plain_xcom() -> Any:

@@ -131,7 +131,7 @@ class ManyWait(BaseWait[Group]):
         group = memory or Group(plan, (), fail_fast=self.sensor.fail_fast)
         handoff = Handoff(self.sensor.anon_conn_id, plan, next_look_at=next_look_at, asks_user=asks_user)
         # If none is left to wait for, an error at the end has been passed over: all are looked at again.
-        all_ids = self.sensor.end_from_trigger or not group.unfinished
+        all_ids = self.sensor.asked_to_end_in_triggerer or not group.unfinished
         return {**handoff.to_kwargs_of_plan(), **to_kwargs(group, all_ids=all_ids)}
 
     def _kept(self, memory: Group) -> dict[str, Any]:

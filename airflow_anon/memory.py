@@ -128,8 +128,7 @@ class Memory:
                     )
                 )
         self.seen_at, self.missed, self.trouble = at, 0, ""
-        if not run.is_known and self.status not in self.warned_of and len(self.warned_of) < MOST_STATUSES:
-            self.warned_of.append(self.status)
+        if not run.is_known and self.warns_of(self.status):
             news.append(News("warning", self._unknown(run)))
         changed_at = None if unchanged_for is None else at - unchanged_for
         entered = run.awaits_user_input and (changed or self._changed_unwatched(changed_at))
@@ -139,6 +138,13 @@ class Memory:
             self.awaiting_since = None
         self.unwatched = False
         return news, entered
+
+    def warns_of(self, what: str) -> bool:
+        """Say whether the log is to be warned of something: once, and not of more than a few."""
+        if what in self.warned_of or len(self.warned_of) >= MOST_STATUSES:
+            return False
+        self.warned_of.append(what)
+        return True
 
     def _changed_unwatched(self, changed_at: float | None) -> bool:
         """Say whether a run that looks as it did has been answered, and asks again, while nobody looked."""

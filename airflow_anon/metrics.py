@@ -23,6 +23,7 @@ from airflow_anon.exceptions import AnonUnavailableError, AnonUnreadableConnecti
 from airflow_anon.memory import Memory
 from airflow_anon.protocol import Look, Meaning, NoResponse, Outcome, Plan, Response, meaning_of
 from airflow_anon.runs import WorkflowRunStatus
+from airflow_anon.sanitize import fit_text
 
 STARTED = "anon.wait.started"
 ENDED = "anon.wait.ended"  # and the outcome: StatsD knows no tags
@@ -50,7 +51,7 @@ class LookCounter:
     """
 
     def __init__(self, anon_conn_id: str) -> None:
-        self.tags = {"anon_conn_id": anon_conn_id}
+        self.tags = {"anon_conn_id": fit_text(anon_conn_id)}
         self.looks = self.throttled = 0
         self.pass_on_at = 0.0
 
@@ -133,7 +134,7 @@ class WaitCount:
 
     @property
     def _tags(self) -> dict[str, str]:
-        return {"anon_conn_id": self.anon_conn_id}
+        return {"anon_conn_id": fit_text(self.anon_conn_id)}
 
     def _time(self, name: str, seconds: float) -> None:
         Stats.timing(name, timedelta(seconds=seconds), tags=self._tags)

@@ -12,14 +12,13 @@ The question *what does this answer mean for the wait?* is answered by :func:`in
 
 from __future__ import annotations
 
-import json
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from http import HTTPStatus
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from airflow_anon.exceptions import (
     AnonAuthenticationError,
@@ -29,8 +28,9 @@ from airflow_anon.exceptions import (
     AnonRejectedError,
     AnonUnavailableError,
 )
-from airflow_anon.memory import STILL_WAITING_EVERY, Memory, News, duration
+from airflow_anon.memory import STILL_WAITING_EVERY, Memory, News, clipped, duration
 from airflow_anon.runs import WorkflowRun, normalise_id
+from airflow_anon.sanitize import REPLACEMENT, SameKeyTwiceError, fit, fit_text, read_json
 from airflow_anon.settings import API_PATH
 
 T = TypeVar("T")
@@ -46,6 +46,9 @@ LONGEST_RETRY_AFTER = 300.0
 SPREAD = 0.05
 SPREAD_OF_BACKOFF = 0.25
 NEVER = float("inf")
+MOST_NAMED = 5
+# Kept among the unknown statuses that the log was told of; with its blanks it can be none of them.
+UNFIT = "JSON that Airflow cannot carry"
 NIL_ID = "00000000-0000-0000-0000-000000000000"
 
 
@@ -139,12 +142,17 @@ class Meaning(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One reply, understood: the run in it, *known* by its bytes, or in words the *trouble* that there is none."""
+    """
+    One reply, understood: the run in it, *known* by its bytes, or in words the *trouble* that there is none.
+
+    :param unfit: the run's fields that Airflow could not have carried as they came.
+    """
 
     meaning: Meaning
     reply: Response | NoResponse
     known: Known | None = None
     trouble: str = ""
+    unfit: Sequence[str] = ()
 
     @property
     def run(self) -> WorkflowRun | None:
@@ -206,10 +214,11 @@ def interpret(reply: Reply, workflow_run_id: str, known: Known | None = None) ->
     if known is not None and known[0] == reply.body:
         return Answer(meaning, reply, known)
     try:
-        return Answer(meaning, reply, (reply.body, read_run(reply.body, workflow_run_id)))
+        run, unfit = read_run(reply.body, workflow_run_id)
     except AnonProtocolError as error:
         trouble = f"{phrase(reply.status)}, but no workflow run ({error}),"
         return Answer(Meaning.DISTURBED, reply, trouble=trouble)
+    return Answer(meaning, reply, (reply.body, run), unfit=unfit)
 
 
 def meaning_of(reply: Response | NoResponse) -> Meaning:
@@ -236,24 +245,30 @@ def phrase(status: int) -> str:
         return str(status)
 
 
-def read_run(body: bytes, workflow_run_id: str) -> WorkflowRun:
+def read_run(body: bytes, workflow_run_id: str) -> tuple[WorkflowRun, list[str]]:
     """
     Read the run that was asked for from a body.
 
+    :return: the run, whose JSON Airflow can carry, and the names of the fields that it could not have carried
+        as they came.
     :raises AnonProtocolError: the body is no JSON, no run, or another run.
     """
     try:
-        payload = json.loads(body, parse_constant=_refuse_constant)
+        payload = read_json(body)
+        run = WorkflowRun.from_payload(payload)
+        fitted = fit(payload)
+    except SameKeyTwiceError as error:
+        raise AnonProtocolError(str(error)) from error
     except (ValueError, RecursionError) as error:
         raise AnonProtocolError("it is not JSON") from error
-    run = WorkflowRun.from_payload(payload)
     if run.id.lower() != normalise_id(workflow_run_id).lower():
         raise AnonProtocolError(f"it describes another run, {run.id}")
-    return run
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+    if fitted is payload:
+        return run, []
+    # What the run is was judged as it came. Replacing text never makes a status that is known.
+    return WorkflowRun.from_payload(fitted), [
+        fit_text(name) for name, value in payload.items() if fitted.get(name, REPLACEMENT) is not value
+    ]
 
 
 def when(date: str | None) -> float | None:
@@ -468,6 +483,8 @@ def judge(plan: Plan, memory: Memory, answer: Answer) -> Look:
 def _judge_run(plan: Plan, memory: Memory, answer: Answer, run: WorkflowRun) -> Look:
     first = memory.seen_at is None
     news, asks_user = memory.saw(run, answer.at, _unchanged_for(run, answer))
+    if answer.unfit and memory.warns_of(UNFIT):
+        news.append(_unfit(answer.unfit))
     limit = _limit(plan, memory.awaiting_since)
     if run.is_over:
         outcome = Outcome.OVER
@@ -552,6 +569,15 @@ def _beginning(plan: Plan, memory: Memory, run: WorkflowRun) -> News:
         "info",
         f"Waiting for workflow run {run.id} of workflow {run.workflow_id}{limit}, with a look every "
         f"{duration(plan.poke_interval)}. It is {memory.described()}.",
+    )
+
+
+def _unfit(fields: Sequence[str]) -> News:
+    named = ", ".join(repr(clipped(name)) for name in fields[:MOST_NAMED])
+    return News(
+        "warning",
+        f"The run's JSON has what Airflow cannot carry, in {named}: it is handed on with U+FFFD for such a character, "
+        "and with text for such a number.",
     )
 
 

@@ -17,7 +17,10 @@ from airflow.providers.common.compat.sdk import (
 from airflow_anon.links import AnonWorkflowRunLink
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context, PokeReturnValue
+    from uuid import UUID
+
+    from airflow.providers.common.compat.sdk import Context, PokeReturnValue, XComArg
+    from airflow.triggers.base import StartTriggerArgs
 
     from airflow_anon.hooks import AnonHook
     from airflow_anon.waits import BaseWait
@@ -26,10 +29,24 @@ DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
 UserInputCallback = Callable[["Context"], Any]
 
 
+class _OfInstance(property):
+    """A property that is None on the class, where Airflow looks for what mapped tasks have in common."""
+
+    def __get__(self, sensor: Any, kind: type | None = None) -> Any:
+        return None if sensor is None else super().__get__(sensor, kind)
+
+
 class _WaitingSensor(BaseSensorOperator):
     """What the sensors have in common: all but what they wait for."""
 
     stays_on_worker = False
+    asked_to_start_in_triggerer = False  # until it is known
+
+    if TYPE_CHECKING:
+
+        @property
+        def output(self) -> Any:
+            """The XCom, for a task to take: for type checkers its value, which Airflow puts in its place."""
 
     def __init__(
         self,
@@ -52,17 +69,37 @@ class _WaitingSensor(BaseSensorOperator):
         self.user_input_timeout = (
             None if user_input_timeout is None else seconds("user_input_timeout", user_input_timeout)
         )
-        self.deferrable = deferrable or start_from_trigger or end_from_trigger
-        self.end_from_trigger = end_from_trigger
-        self.starts_on_worker_because: str | None = None
+        # None is what partial() makes of a wish that a mapped task cannot be granted.
+        self.asked_to_start_in_triggerer = start_from_trigger is not False
+        # Not end_from_trigger: where there are listeners, Airflow imports no DAG whose task has an attribute of that name.
+        self.asked_to_end_in_triggerer = end_from_trigger
+        self.deferrable = deferrable or self.asked_to_start_in_triggerer or end_from_trigger
 
-    def _plan_start_from_trigger(self) -> None:
+    @classmethod
+    def partial(cls, **kwargs: Any) -> Any:
+        """
+        Prepare a mapped sensor, as Airflow does.
+
+        Airflow would make the context of a mapped task that is to start in the triggerer there, too, though it starts it
+        on a worker: a Param without a valid value would end the triggerer.
+        """
+        if kwargs.get("start_from_trigger"):
+            kwargs["start_from_trigger"] = None
+        return super().partial(**kwargs)
+
+    @_OfInstance
+    def start_from_trigger(self) -> bool:
+        """Whether Airflow is to start the task in the triggerer; asked when its DAG is complete."""
         # Not self._wait: Airflow runs a copy of this object.
-        wait = self._new_wait()
-        self.starts_on_worker_because = wait.why_not_start()
-        if self.starts_on_worker_because is None:
-            self.start_from_trigger = True
-            self.start_trigger_args = wait.start_trigger_args()
+        return self.asked_to_start_in_triggerer and self._new_wait().why_not_start() is None
+
+    def _validate_start_from_trigger_kwargs(self) -> None:
+        """Look for no callable among the trigger's arguments, before the DAG is complete: there is none."""
+
+    @_OfInstance
+    def start_trigger_args(self) -> StartTriggerArgs | None:
+        """What the scheduler starts the trigger with."""
+        return self._new_wait().start_trigger_args() if self.start_from_trigger else None
 
     def _new_wait(self) -> BaseWait[Any]:
         raise NotImplementedError  # pragma: no cover  each sensor has its own
@@ -155,7 +192,7 @@ class AnonWorkflowRunSensor(_WaitingSensor):
     def __init__(
         self,
         *,
-        workflow_run_id: str,
+        workflow_run_id: str | UUID | XComArg,
         anon_conn_id: str = "anon_default",
         skip_on_no_action: bool = False,
         outage_tolerance: float | timedelta = 600.0,
@@ -178,8 +215,6 @@ class AnonWorkflowRunSensor(_WaitingSensor):
             **kwargs,
         )
         self.workflow_run_id = workflow_run_id
-        if start_from_trigger:
-            self._plan_start_from_trigger()
 
     def _new_wait(self) -> BaseWait[Any]:
         # Loaded when a wait begins: a DAG file that is only parsed does without.
@@ -209,7 +244,7 @@ class AnonWorkflowRunsSensor(_WaitingSensor):
     def __init__(
         self,
         *,
-        workflow_run_ids: Sequence[str],
+        workflow_run_ids: Sequence[str | UUID | XComArg] | str | XComArg,
         fail_fast: bool = True,
         anon_conn_id: str = "anon_default",
         skip_on_no_action: bool = False,
@@ -234,8 +269,6 @@ class AnonWorkflowRunsSensor(_WaitingSensor):
         )
         self.workflow_run_ids = workflow_run_ids
         self.fail_fast = fail_fast
-        if start_from_trigger:
-            self._plan_start_from_trigger()
 
     def _new_wait(self) -> BaseWait[Any]:
         from airflow_anon.many import ManyWait

@@ -15,6 +15,7 @@ from urllib.parse import SplitResult, quote, quote_plus, unquote, unquote_plus, 
 
 from airflow_anon import __version__
 from airflow_anon.exceptions import AnonConfigurationError
+from airflow_anon.sanitize import UNFIT
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -27,7 +28,7 @@ USER_AGENT = f"airflow-provider-anon/{__version__}"
 LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 HOST_NAME = re.compile(rf"(?=.{{1,253}}$){LABEL}(\.{LABEL})*\.?|\[[0-9A-Fa-f:.]+\]")
-URL_TEXT = re.compile(r"[^\s\x00-\x1f\x7f\\<>\"]+")
+URL_TEXT = re.compile(r"[^\s\x00-\x1f\x7f\\<>\"\ud800-\udfff]+")
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding"})
@@ -245,7 +246,7 @@ def _credential(fields: _Fields, login: str | None, password: str | None) -> dic
     # A header of one's own mostly wants the bare token; Authorization always has a scheme.
     default_scheme = "Bearer" if header.lower() == "authorization" else ""
     scheme = fields.take("credential_scheme", _header_value, default_scheme)
-    if re.search("[\ud800-\udfff]", login + secret):
+    if UNFIT.search(login + secret):
         fields.refuse("password", "or login has characters that are no text")
     if not secret:
         return {}
@@ -353,7 +354,7 @@ def _count(value: object) -> int:
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str) or not value.strip() or "\0" in value:
+    if not isinstance(value, str) or not value.strip() or UNFIT.search(value):
         raise ValueError("is no text")
     return value.strip()
 

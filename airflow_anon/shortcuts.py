@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import XComArg, conf, get_listener_manager
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_3_PLUS
 
+from airflow_anon.runs import plain
+
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseSensorOperator
 
@@ -39,9 +41,10 @@ def template_for_triggerer(value: Any) -> str | list[str] | None:
     The output of one upstream task becomes a template that names the map index, since the triggerer
     cannot find out whether there is one.
     """
+    value = plain(value)
     if isinstance(value, XComArg):
         return _template_for_output(value)
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         items = [item for item in map(template_for_triggerer, value) if isinstance(item, str)]
         return items if len(items) == len(value) else None
     if not isinstance(value, str) or "{" not in value:
@@ -98,37 +101,64 @@ def _is_mapped(operator: Any) -> bool:
 
 
 def why_not_start(sensor: BaseSensorOperator) -> str | None:
-    """Say why a sensor cannot start in the triggerer; None if it can."""
+    """
+    Say why a sensor of a finished DAG cannot start in the triggerer; None if it can.
+
+    Airflow makes the context of such a task in the loop that serves all triggers: what raises there ends the
+    triggerer, and what has to ask for something waits for ever.
+    """
     if not AIRFLOW_V_3_3_PLUS:  # pragma: no cover  tested on those
         return "this version of Airflow cannot (3.3 and later can)"
     obstacles = {
         "it has something to run before it": sensor.on_execute_callback or _is_hooked(sensor, "pre_execute"),
         "it has an execution_timeout": sensor.execution_timeout is not None,
         "it is mapped": _is_mapped(sensor),
-        "its DAG has settings of its own for Jinja": sensor.has_dag() and sensor.dag.jinja_environment_kwargs,
+        "it has inlets": sensor.inlets,
+        "triggers have queues": conf.getboolean("triggerer", "queues_enabled", fallback=False),
+        "a Param has no valid value without the conf of a run": not _has_valid_params(sensor),
     }
+    if sensor.has_dag():
+        timetable = type(getattr(sensor.dag, "timetable", None)).__module__
+        obstacles |= {
+            "its DAG has settings of its own for Jinja": sensor.dag.jinja_environment_kwargs,
+            "its DAG has a timetable of its own": timetable.partition(".")[0] not in {"airflow", "builtins"},
+        }
     for name in sensor.template_fields:
         is_rendered = template_for_triggerer(getattr(sensor, name)) is not None
         obstacles[f"its {name} can only be rendered on a worker"] = not is_rendered
     return next((obstacle for obstacle, is_there in obstacles.items() if is_there), None)
 
 
-def why_not_end(sensor: BaseSensorOperator, map_index: int) -> str | None:
-    """Say why a sensor cannot end in the triggerer without losing anything; None if it can."""
+def _has_valid_params(sensor: BaseSensorOperator) -> bool:
+    owners: list[Any] = [sensor, sensor.dag] if sensor.has_dag() else [sensor]
+    try:
+        for owner in owners:
+            owner.params.validate()
+    except ValueError:
+        return False
+    return True
+
+
+def why_not_end(sensor: BaseSensorOperator) -> str | None:
+    """Say why a sensor of a finished DAG cannot end in the triggerer without losing anything; None if it can."""
     if not AIRFLOW_V_3_3_PLUS:  # pragma: no cover  tested on those
         return "this version of Airflow cannot (3.3 and later can)"
     has_callback = sensor.on_success_callback or sensor.on_skipped_callback
     obstacles = {
-        "it is mapped": map_index >= 0,
         "it has outlets": sensor.outlets,
         "it has something to run after it": has_callback or _is_hooked(sensor, "post_execute"),
         "it has multiple_outputs": getattr(sensor, "multiple_outputs", False),
+        "its map index has a name of its own": getattr(sensor, "map_index_template", None),
+        "its XCom is the result of its DAG": getattr(sensor, "returns_dag_result", False),
+        "a task is mapped over its XCom": sensor.has_dag() and any(sensor.iter_mapped_dependants()),
     }
     return next((obstacle for obstacle, is_there in obstacles.items() if is_there), None)
 
 
-def why_not_end_here() -> str | None:
+def why_not_end_here(task_instance: Any) -> str | None:
     """Say why this triggerer must leave the end of a task to a worker; None if it need not."""
+    if task_instance is None:
+        return "this is no triggerer, but dag.test()"
     if conf.get("core", "xcom_backend", fallback="") not in DEFAULT_XCOM_BACKENDS:
         return "there is an XCom backend of its own"
     if get_listener_manager().has_listeners:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import time
+import traceback
+from abc import abstractmethod
+from dataclasses import replace
 from functools import cache
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
 
+from airflow_anon.alarm import asleep
 from airflow_anon.exceptions import AnonError
 from airflow_anon.group import Group
-from airflow_anon.handoff import Handoff, Return, plan_from_kwargs
+from airflow_anon.handoff import SETTLED_AFTER, Handoff, Return, plan_from_kwargs
 from airflow_anon.hooks import AnonHook, write
-from airflow_anon.links import NOT_KEPT, link_xcom, plain_xcom, run_url
+from airflow_anon.links import NOT_KEPT, link_xcom, place_of, plain_xcom, run_url
 from airflow_anon.memory import Memory
 from airflow_anon.metrics import WaitCount
 from airflow_anon.passing import GroupReturn, from_kwargs
 from airflow_anon.protocol import FIRST_LOOK_PATIENCE, Look, Outcome, ending, take_look, wait_for_run
+from airflow_anon.runs import normalise_id, plain
+from airflow_anon.sanitize import fit
 from airflow_anon.shortcuts import why_not_end_here
 
 if TYPE_CHECKING:
@@ -31,8 +36,6 @@ if TYPE_CHECKING:
 
 # Airflow ends a trigger that does not end by itself so many seconds after the wait's deadline.
 TRIGGER_GRACE = 120.0
-# What a triggerer hands to Airflow is held in its memory and in a message; more goes by way of a worker.
-LARGEST_XCOM = 64 * 1024
 
 
 class WaitingTrigger(BaseTrigger):
@@ -50,6 +53,7 @@ class WaitingTrigger(BaseTrigger):
         user_input_timeout: float | None = None,
         started_at: float | None = None,
         deadline: float | None = None,
+        deferred_at: float | None = None,
         next_look_at: float = 0.0,
         asks_user: bool = False,
         seen_at: float | None = None,
@@ -69,6 +73,7 @@ class WaitingTrigger(BaseTrigger):
         self.user_input_timeout = user_input_timeout
         self.started_at = started_at
         self.deadline = deadline
+        self.deferred_at = deferred_at
         self.next_look_at = next_look_at
         self.asks_user = asks_user
         self.seen_at = seen_at
@@ -85,8 +90,37 @@ class WaitingTrigger(BaseTrigger):
         """Return the class path and the arguments, as Airflow keeps them."""
         kind = type(self)
         return f"airflow_anon.triggers.{kind.__name__}", {
-            name: getattr(self, name) for name in arguments_of(kind)
+            name: fit(getattr(self, name)) for name in arguments_of(kind)
         }
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, and fire one event: what the wait came to, or what ended it."""
+        try:
+            event = await self._wait_to_its_end()
+        except Exception as error:  # noqa: BLE001  Airflow would end with one whose text it cannot hand on
+            lines = fit(traceback.format_exception(error))
+            self.log.error("The wait broke off:\n%s", "".join(lines))  # noqa: TRY400  the log may take no such text
+            event = {"broke_off": type(error).__name__, "traceback": lines}
+        if isinstance(event, dict):
+            await self._let_scheduler_settle()
+            event = TriggerEvent(fit(event))
+        yield event
+
+    @abstractmethod
+    async def _wait_to_its_end(self) -> TriggerEvent | dict[str, Any]:
+        """Return the event that ends the task, or the payload of the one with which it goes on on a worker."""
+
+    async def _let_scheduler_settle(self) -> None:
+        """
+        Hold an event back until the scheduler has heard how the task left its worker.
+
+        It may take the end of that start for the end of the next one, and then fails the task.
+        """
+        if self.deferred_at is None or self.task_instance is None:  # without a worker, or in dag.test()
+            return
+        left = min(self.deferred_at + SETTLED_AFTER - time.time(), SETTLED_AFTER)  # clocks may differ
+        if left > 0:
+            await asleep(left)
 
     def _arguments(self) -> dict[str, Any]:
         """Return the arguments, with the times of a wait that was started without a worker."""
@@ -107,18 +141,26 @@ class WaitingTrigger(BaseTrigger):
         seen = {"seen_at": started_at} if time.time() - started_at > FIRST_LOOK_PATIENCE else {}
         return {"started_at": started_at, "deadline": deadline, **seen}
 
-    def _ends_here(self) -> bool:
-        """Say whether a good end is to be the task's, without a worker, and loses nothing."""
-        if not self.end_from_trigger:
-            return False
-        if obstacle := why_not_end_here():
-            self.log.info("The task ends on a worker, not in the triggerer: %s.", obstacle)
-        return obstacle is None
+    async def _good_end(self, xcom: Any, *, took_no_action: bool) -> TriggerEvent | None:
+        """
+        End the task here, without a worker, if that is wished and loses nothing; None if it is for a worker to do.
 
-    def _end(self, xcom: Any, *, took_no_action: bool) -> TriggerEvent:
+        The XCom is written as a task does it: what an event carries would be encoded twice.
+        """
+        if not self.end_from_trigger:
+            return None
+        if obstacle := why_not_end_here(self.task_instance):
+            self.log.info("The task ends on a worker, not in the triggerer: %s.", obstacle)
+            return None
         if took_no_action and self.skip_on_no_action:
             return TaskSkippedEvent()
-        return TaskSuccessEvent(xcoms={"return_value": xcom} if self.do_xcom_push else None)
+        if self.do_xcom_push:
+            try:
+                await plain_xcom().aset("return_value", xcom, **place_of(self.task_instance))
+            except Exception:
+                self.log.warning("The task ends on a worker: its XCom could not be written.", exc_info=True)
+                return None
+        return TaskSuccessEvent()
 
     def _count(self, plan: Plan, memory: Memory, look: Look | None) -> WaitCount:
         """Return what counts the wait; one that was started without a worker is counted as started here."""
@@ -160,6 +202,7 @@ class AnonWorkflowRunTrigger(WaitingTrigger):
     :param user_input_timeout: how long the run may wait for a person.
     :param started_at: when the wait began; now, if left out.
     :param deadline: when it is to end; *timeout* after its beginning, if left out.
+    :param deferred_at: when the task left its worker for the triggerer, if it did.
     :param next_look_at: when to look next; at once, if left out.
     :param asks_user: fire also when the run begins to wait for a person.
     :param seen_at: when the run was last seen, with *last_status* and *last_state_name*.
@@ -185,7 +228,7 @@ class AnonWorkflowRunTrigger(WaitingTrigger):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        self.workflow_run_id = workflow_run_id
+        self.workflow_run_id = plain(workflow_run_id)
         self.last_status = last_status
         self.last_state_name = last_state_name
         self.awaiting_since = awaiting_since
@@ -193,24 +236,25 @@ class AnonWorkflowRunTrigger(WaitingTrigger):
         self.queued_seconds = queued_seconds
         self.warned_of = warned_of or []
 
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, and fire one event: what was seen last, or the error that ended the wait."""
+    async def _wait_to_its_end(self) -> TriggerEvent | dict[str, Any]:
         now = time.time()
         handoff = Handoff.from_kwargs(now, self._arguments())
         plan, memory = handoff.plan, handoff.memory
         try:
-            look = await self._wait(handoff, handoff.next_look_at - now)
+            plan = replace(plan, workflow_run_id=normalise_id(plan.workflow_run_id))
+            look = await self._wait(replace(handoff, plan=plan), handoff.next_look_at - now)
             result = Return(plan, memory, look)
         except AnonError as error:
             result = Return(plan, memory, error=error)
         count = self._count(plan, memory, result.look)
         run = result.look.run if result.look is not None else None
-        if run is not None and run.succeeded and self._ends_here():
-            self.tell(ending(memory, run))
-            count.end()
-            yield self._end(run.to_payload(), took_no_action=run.took_no_action)
-        else:
-            yield TriggerEvent(result.to_event())
+        if run is not None and run.succeeded:
+            end = await self._good_end(run.to_payload(), took_no_action=run.took_no_action)
+            if end is not None:
+                self.tell(ending(memory, run))
+                count.end()
+                return end
+        return result.to_event()
 
     async def _wait(self, handoff: Handoff, delay: float) -> Look:
         from airflow_anon.transport import aconverse
@@ -268,13 +312,12 @@ class AnonWorkflowRunsTrigger(WaitingTrigger):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        self.workflow_run_ids = workflow_run_ids
+        self.workflow_run_ids = plain(workflow_run_ids)
         self.fail_fast = fail_fast
         self.seen_as = seen_as or []
         self.warned_of = warned_of or []
 
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, and fire one event: what the wait came to, or the error that ended it."""
+    async def _wait_to_its_end(self) -> TriggerEvent | dict[str, Any]:
         now = time.time()
         arguments = self._arguments()
         plan = plan_from_kwargs(now, arguments)
@@ -286,8 +329,14 @@ class AnonWorkflowRunsTrigger(WaitingTrigger):
         except AnonError as error:
             result = GroupReturn(plan, error=error)
         count = self._count(plan, Memory(), None)
-        good_end = None if group is None else self._good_end(group, count)
-        yield good_end or TriggerEvent(result.to_event(group))
+        if group is not None and group.all_well:
+            end = await self._good_end(group.payloads(), took_no_action=group.took_no_action)
+            if end is not None:
+                self.tell(group.ending())
+                count.look = group.look_for_all()
+                count.end()
+                return end
+        return result.to_event(group)
 
     async def _wait(self, group: Group, delay: float) -> None:
         def tell(news: News) -> None:
@@ -307,16 +356,3 @@ class AnonWorkflowRunsTrigger(WaitingTrigger):
             for key, member in group.members.items()
         }
         await AnonHook(self.anon_conn_id).aconverse_each(waits, enough, tell=tell, patient="the triggerer")
-
-    def _good_end(self, group: Group, count: WaitCount) -> TriggerEvent | None:
-        """Return the event that ends the task without a worker, if that is wished, right, and loses nothing."""
-        if not group.all_well or not self._ends_here():
-            return None
-        payloads = group.payloads()
-        if len(json.dumps(payloads)) > LARGEST_XCOM:
-            self.log.info("The task ends on a worker, not in the triggerer: its XCom is large.")
-            return None
-        self.tell(group.ending())
-        count.look = group.look_for_all()
-        count.end()
-        return self._end(payloads, took_no_action=group.took_no_action)

@@ -19,7 +19,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_anon.exceptions import AnonConfigurationError, AnonUnavailableError
-from airflow_anon.handoff import Handoff, Return
+from airflow_anon.handoff import SETTLED_AFTER, Handoff, Return
 from airflow_anon.links import keep_link
 from airflow_anon.memory import STILL_WAITING_EVERY, Memory, duration
 from airflow_anon.metrics import WaitCount
@@ -36,6 +36,7 @@ from airflow_anon.protocol import (
     take_look,
 )
 from airflow_anon.runs import normalise_id
+from airflow_anon.sanitize import fit
 from airflow_anon.shortcuts import template_for_triggerer, why_not_end, why_not_start
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ if TYPE_CHECKING:
 STORE_KEY = "anon_wait"
 # By so many seconds at most Airflow's loop may have begun to count before we do.
 HEAD_START = 0.1
-# What dag.test() makes of an event that ends a task in the triggerer: there is none, and it goes on with this.
-ENDS_IN_TRIGGERER = ("success", "skipped")
+# Airflow adds the limit of a trigger to the time; what is longer than this never ends.
+LONGEST_DEFERRAL = 100 * 365 * 24 * 3600.0
 # What Airflow 3 and Airflow 2 say of a trigger that was not run in time.
 TRIGGER_TIMEOUTS = ("Trigger timeout", "Trigger/execution timeout")
 
@@ -166,12 +167,13 @@ class BaseWait(ABC, Generic[M]):
 
     def seconds_to_next_look(self) -> float:
         """Return how long to leave the API alone now."""
-        return self.pause.seconds + random.uniform(0.0, self.pause.spread)  # noqa: S311  spreads load
+        seconds = self.pause.seconds + random.uniform(0.0, self.pause.spread)  # noqa: S311  spreads load
+        return max(seconds, SETTLED_AFTER) if self.sensor.reschedule else seconds
 
     def resume(self, context: Context, event: Any, kept: Any = None) -> Any:
         """Judge what the trigger saw."""
-        if event in ENDS_IN_TRIGGERER:
-            return self.replace_trigger(context, f"it ended the task as {event}", None)
+        if isinstance(event, dict) and "broke_off" in event:
+            return self.replace_trigger(context, event["broke_off"], event["traceback"])
         return self._by_the_rules(context, lambda: self._resume(context, event, kept))
 
     def replace_trigger(self, context: Context, error: str, traceback: list[str] | None) -> Any:
@@ -186,9 +188,7 @@ class BaseWait(ABC, Generic[M]):
 
     def tell_why_on_worker(self, context: Context) -> None:
         """Tell the log why a sensor that was to start in the triggerer is on a worker."""
-        mapped = "start_from_trigger" in vars(self.sensor) and _map_index(context) >= 0
-        obstacle = self.sensor.starts_on_worker_because or ("it is mapped" if mapped else None)
-        if obstacle:
+        if self.sensor.asked_to_start_in_triggerer and (obstacle := self.why_not_start()):
             self.sensor.log.info("The sensor starts on a worker, not in the triggerer: %s.", obstacle)
 
     def start_trigger_args(self) -> StartTriggerArgs:
@@ -207,13 +207,14 @@ class BaseWait(ABC, Generic[M]):
             "timeout": sensor.timeout,
             "started_at": None,
             "deadline": None,
+            "deferred_at": None,
         }
         path, kwargs = self._trigger()(**kwargs).serialize()
         return StartTriggerArgs(
             trigger_cls=path,
             trigger_kwargs=kwargs,
             next_method=sensor.execute_complete.__name__,
-            timeout=timedelta(seconds=sensor.timeout + TRIGGER_GRACE),
+            timeout=timedelta(seconds=min(sensor.timeout + TRIGGER_GRACE, LONGEST_DEFERRAL)),
         )
 
     def _by_the_rules(self, context: Context, act: Callable[[], Any]) -> Any:
@@ -253,7 +254,7 @@ class BaseWait(ABC, Generic[M]):
             self._go_on_in_triggerer(context, plan, memory, time.time() + _pause_after_error(plan))
 
     def _tell_why_end_on_worker(self, context: Context) -> None:
-        if self.sensor.end_from_trigger and (obstacle := why_not_end(self.sensor, _map_index(context))):
+        if self.sensor.asked_to_end_in_triggerer and (obstacle := why_not_end(self.sensor)):
             self.sensor.log.info("The task ends on a worker, not in the triggerer: %s.", obstacle)
 
     def _replace_trigger(self, context: Context, error: str) -> Any:
@@ -286,10 +287,11 @@ class BaseWait(ABC, Generic[M]):
 
         # The trigger itself keeps the deadline, with a last look; Airflow's is for one that does not run.
         now = time.time()
-        left = max(plan.deadline - now, 0.0) + TRIGGER_GRACE
+        left = min(max(plan.deadline - now, 0.0) + TRIGGER_GRACE, LONGEST_DEFERRAL)
         if limit := self.sensor.execution_timeout:  # which Airflow 3 forgets in the triggerer
-            left = min(left, max(plan.started_at + limit.total_seconds() - now, 0.0) + SHORTEST_PAUSE)
-        kwargs = self._trigger_kwargs(plan, memory, next_look_at, _map_index(context))
+            until_limit = plan.started_at + limit.total_seconds() - now
+            left = min(left, max(until_limit, SETTLED_AFTER) + SHORTEST_PAUSE)
+        kwargs = self._trigger_kwargs(plan, memory, next_look_at)
         self.sensor.defer(
             trigger=self._trigger()(**kwargs),
             method_name=self.sensor.execute_complete.__name__,
@@ -298,12 +300,11 @@ class BaseWait(ABC, Generic[M]):
         )
         raise AssertionError("Airflow's defer returns never")  # pragma: no cover  it raises
 
-    def _trigger_kwargs(
-        self, plan: Plan, memory: M | None, next_look_at: float = 0.0, map_index: int = -1
-    ) -> dict[str, Any]:
+    def _trigger_kwargs(self, plan: Plan, memory: M | None, next_look_at: float = 0.0) -> dict[str, Any]:
         return {
             **self._handed_over(plan, memory, next_look_at),
-            "end_from_trigger": self.sensor.end_from_trigger and why_not_end(self.sensor, map_index) is None,
+            "deferred_at": time.time(),
+            "end_from_trigger": self.sensor.asked_to_end_in_triggerer and why_not_end(self.sensor) is None,
             "skip_on_no_action": self.sensor.skip_on_no_action,
             "do_xcom_push": self.sensor.do_xcom_push,
         }
@@ -375,7 +376,7 @@ class BaseWait(ABC, Generic[M]):
                 "started_at": plan.started_at,
                 "memory": self._written(memory),
             }
-            store.set(STORE_KEY, kept)
+            store.set(STORE_KEY, fit(kept))
             return
         person_matters = (
             self.sensor.on_awaiting_user_input_callback or self.sensor.user_input_timeout is not None
@@ -516,11 +517,6 @@ class Wait(BaseWait[Memory]):
 def _pause_after_error(plan: Plan) -> float:
     now = time.time()
     return max(min(plan.interval(now), plan.deadline - now), SHORTEST_PAUSE)
-
-
-def _map_index(context: Context) -> int:
-    index = context["ti"].map_index
-    return -1 if index is None else index
 
 
 def _started_at(context: Context) -> float:

@@ -1,20 +1,19 @@
 """
 Carries a task out to its end as Airflow does: every start on a worker has a new task object, and
-what is deferred, fired or kept goes through JSON. Time is simulated: a sleep moves the clocks.
+what is deferred, fired or kept goes through Airflow's encoders. Time is simulated: a sleep moves the clocks.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import logging
 import time
 from bisect import insort
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from importlib import import_module
 from itertools import count
 from typing import Any
@@ -29,6 +28,7 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, AIRFLOW_V_3_3_PLUS
+from airflows_encoders import carried
 
 from airflow_anon.links import plain_xcom
 from airflow_anon.sharing import CLIENTS
@@ -108,6 +108,10 @@ class MovingTime:
         if me.due_at > self.time():
             self.sleep(max(me.due_at - self.time(), 0.0))
 
+    async def asleep_alone(self, seconds: float) -> None:
+        """Sleep while nobody else is there."""
+        self.sleep(seconds)
+
     async def _turn_of(self, me: Sleeper) -> None:
         # Only the first watches: hundreds that do leave no time for the simulator, which is to answer them.
         calm = 0
@@ -133,6 +137,7 @@ def moving_time(simulator: Simulator) -> Iterator[MovingTime]:
         mock.patch("time.monotonic", clock.monotonic),
         mock.patch("time.sleep", clock.sleep),
         mock.patch("airflow_anon.transport.asleep", clock.asleep),
+        mock.patch("airflow_anon.triggers.asleep", clock.asleep_alone),
     ):
         yield clock
 
@@ -188,13 +193,13 @@ class Store:
     """The task state store of Airflow 3.3."""
 
     def __init__(self) -> None:
-        self.values: dict[str, str] = {}
+        self.values: dict[str, Any] = {}
 
     def get(self, key: str) -> Any:
-        return json.loads(self.values[key]) if key in self.values else None
+        return self.values.get(key)
 
     def set(self, key: str, value: Any) -> None:
-        self.values[key] = json.dumps(value)
+        self.values[key] = carried(value)
 
 
 def carry_out(
@@ -203,11 +208,13 @@ def carry_out(
     *,
     keeps: bool = AIRFLOW_V_3_3_PLUS,
     context: dict[str, Any] | None = None,
+    begun_before: float = 0.0,
 ) -> Story:
     """
     Run a task to its end and tell what became of it.
 
     :param keeps: whether Airflow keeps something for the task between two starts on a worker.
+    :param begun_before: seconds ago that a triggerer had begun the wait, which has died since.
     """
     story = Story()
     kind = TaskInstance3 if AIRFLOW_V_3_0_PLUS else TaskInstance
@@ -220,7 +227,7 @@ def carry_out(
         return task.execute(context)
 
     with _log_lines(story), _kept_links(story):
-        _run(make_task, clock, story, ti, context, resume)
+        _run(make_task, clock, story, ti, context, resume, begun_before)
     return story
 
 
@@ -231,20 +238,21 @@ def _run(
     ti: TaskInstance,
     context: dict[str, Any],
     resume: Callable[[Any], Any],
+    begun_before: float,
 ) -> None:
-    resume = _start_without_worker(make_task(), clock, story, context) or resume
+    resume = _start_without_worker(make_task(), clock, story, context, begun_before) or resume
     while not story.state:
         task = ti.task = context["task"] = make_task()
         story.starts += 1
         try:
             with reschedule_dates(clock, ti):
-                story.xcom = json.loads(json.dumps(resume(task)))
+                story.xcom = carried(resume(task))
             story.state = "success"
         except TaskDeferred as deferred:
             limit = clock.utcnow() + deferred.timeout
             next_kwargs = {
-                **(deferred.kwargs or {}),
-                **_run_trigger(*deferred.trigger.serialize(), limit, story),
+                **carried(deferred.kwargs or {}),
+                **_run_trigger(*deferred.trigger.serialize(), limit, story, _task_instance=ti),
             }
             resume = _resumption(deferred.method_name, next_kwargs, context)
         except AirflowRescheduleException as rescheduled:
@@ -259,12 +267,12 @@ def _run(
 
 
 def _start_without_worker(
-    task: Any, clock: MovingTime, story: Story, context: dict[str, Any]
+    task: Any, clock: MovingTime, story: Story, context: dict[str, Any], begun_before: float
 ) -> Callable[[Any], Any] | None:
     if not getattr(task, "start_from_trigger", False):
         return None
     args = task.start_trigger_args
-    limit = clock.utcnow() + args.timeout
+    limit = clock.utcnow() + args.timeout - timedelta(seconds=begun_before)
     next_kwargs = _run_trigger(
         args.trigger_cls, args.trigger_kwargs, limit, story, timeout_after=limit, _task_instance=context["ti"]
     )
@@ -309,8 +317,11 @@ def _kept_links(story: Story) -> Iterator[None]:
         )
         story.links.append(Link(xcom["value"], where, time.time()))
 
-    async def akeep(**xcom: Any) -> None:
-        keep("triggerer", xcom)
+    async def akeep(key: str, value: Any, **place: Any) -> None:
+        if key == "return_value":
+            story.xcom = carried(value)
+        else:
+            keep("triggerer", {"key": key, "value": value, **place})
 
     with (
         mock.patch.object(plain_xcom(), "set", lambda **xcom: keep("worker", xcom)),
@@ -339,7 +350,7 @@ def _run_trigger(
 ) -> dict[str, Any]:
     story.triggers += 1
     module, _, name = path.rpartition(".")
-    trigger = getattr(import_module(module), name)(**json.loads(json.dumps(kwargs)))
+    trigger = getattr(import_module(module), name)(**carried(kwargs))
     vars(trigger).update(attributes)
     events = asyncio.run(events_of(trigger))
     assert len(events) == 1, events
@@ -349,12 +360,12 @@ def _run_trigger(
     end = getattr(event, "task_instance_state", None)
     if end is not None:
         story.state = str(end.value)
-        story.xcom = json.loads(json.dumps(event.xcoms or {})).get("return_value")
+        assert event.xcoms is None, "Airflow would encode it twice"
         story.error = (
             "ended by the trigger, run without taking any action" if story.state == "skipped" else None
         )
         return {}
-    return {"event": json.loads(json.dumps(event.payload))}
+    return {"event": carried(event.payload)}
 
 
 async def events_of(trigger: Any) -> list[Any]:

@@ -110,7 +110,7 @@ def database():
     """Airflow's own, and the folder with the DAGs."""
     folder = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
     folder.mkdir(exist_ok=True)
-    for source in (HERE / "dags", HERE.parent / "example_dags"):
+    for source in (HERE / "dags", HERE.parent / "airflow_provider_anon" / "example_dags"):
         for file in source.glob("*.py"):
             shutil.copy(file, folder)
     for command in (["db", "migrate"], ["dags", "reserialize"]):

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 from core import (
+    COMPLETED_AT,
     JOB_RUN_ID,
     NOW,
     RUN_ID,
@@ -315,13 +316,51 @@ def test_an_id_that_is_none_is_refused_before_any_request(conversation):
     assert played.steps == []
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
-def test_a_number_that_json_does_not_have_makes_it_no_run(number):
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e400", "36893488147419103232"])
+def test_a_number_that_airflow_cannot_carry_is_handed_on_as_its_text(number):
     body = json.dumps(payload("COMPLETED", addedLater=0)).replace(
         '"addedLater": 0', f'"addedLater": {number}'
     )
 
-    with pytest.raises(AnonProtocolError, match=r"^it is not JSON$"):
+    run, unfit = read_run(body.encode(), RUN_ID)
+
+    assert run.to_payload() == payload("COMPLETED", addedLater=number)
+    assert unfit == ["addedLater"]
+
+
+def test_text_that_airflow_cannot_carry_is_handed_on_with_one_warning():
+    strange = payload("IN_PROGRESS", currentStateName="done \ud83d")
+    polls = (strange, strange, strange | {"status": "COMPLETED", "completedAt": COMPLETED_AT})
+
+    played = play(wait_for_run(plan(), Memory()), *polls)
+
+    assert played.result.run.current_state_name == "done \ufffd"
+    warnings = [news.text for news in played.told if news.level == "warning"]
+    assert len(warnings) == 1
+    assert "'currentStateName'" in warnings[0]
+
+
+@pytest.mark.parametrize("status", ["COMPLETED\0", "COMPLETED\ud83d"])
+def test_a_status_is_judged_as_it_came(status):
+    run, _ = read_run(json.dumps(payload(status)).encode(), RUN_ID)
+
+    assert not run.is_known
+    assert not run.succeeded
+    assert run.status == status[:-1] + "\ufffd"
+
+
+@pytest.mark.parametrize("field", ["id", "status", "createdAt"])
+def test_a_field_whose_number_becomes_text_is_still_no_text(field):
+    body = json.dumps(payload("COMPLETED", **{field: 7})).replace("7,", "1e400,").encode()
+
+    with pytest.raises(AnonProtocolError, match=f"its field '{field}'"):
+        read_run(body, RUN_ID)
+
+
+def test_the_same_key_twice_is_no_run():
+    body = json.dumps(payload("FAILED")).replace("{", '{"status": "COMPLETED", ', 1)
+
+    with pytest.raises(AnonProtocolError, match="same key twice"):
         read_run(body.encode(), RUN_ID)
 
 

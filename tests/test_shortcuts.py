@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -216,6 +215,7 @@ OBSTACLES_TO_A_START = {
     "on_execute_callback": {"on_execute_callback": unwanted},
     "pre_execute": {"pre_execute": unwanted},
     "execution_timeout": {"execution_timeout": timedelta(hours=1)},
+    "inlets": {"inlets": ["something"]},
     "workflow_run_id": {"workflow_run_id": "{{ ti.xcom_pull('up') }}"},
     "anon_conn_id": {"anon_conn_id": "{{ var.value.conn }}"},
 }
@@ -245,6 +245,65 @@ def test_a_sensor_whose_start_takes_a_worker_says_so_once(api, said):
 def test_a_callback_from_the_defaults_of_a_dag_counts():
     with DAG("defaults", schedule=None, start_date=START, default_args={"on_execute_callback": unwanted}):
         assert not starts_in_triggerer(sensor_with())
+
+
+@only_new
+@pytest.mark.parametrize("default", [{}, {"default": None}, {"default": 7}], ids=["none", "null", "wrong"])
+@pytest.mark.parametrize("of", ["its DAG", "itself"])
+def test_a_param_without_a_valid_value_takes_a_worker(default, of):
+    from airflow.sdk import Param
+
+    params = {"workflow_run_id": Param(**default, type="string")}
+    of_dag = {"params": params} if of == "its DAG" else {}
+
+    with DAG("required", schedule=None, start_date=START, **of_dag):
+        sensor = sensor_with("{{ params.workflow_run_id }}", **({} if of_dag else {"params": params}))
+
+    assert not starts_in_triggerer(sensor)
+
+
+@only_new
+def test_params_with_valid_values_take_none():
+    from airflow.sdk import Param
+
+    with DAG("optional", schedule=None, start_date=START, params={"x": 1, "id": Param("", type="string")}):
+        assert starts_in_triggerer(sensor_with("{{ params.id }}"))
+
+
+@only_new
+def test_what_takes_a_worker_is_seen_when_the_dag_is_complete():
+    from airflow.sdk import Param
+
+    sensor = sensor_with(end_from_trigger=True)
+    assert starts_in_triggerer(sensor)
+
+    DAG("later", schedule=None, start_date=START, params={"id": Param(type="string")}).add_task(sensor)
+
+    assert not starts_in_triggerer(sensor)
+
+
+@only_new
+def test_queues_of_triggers_take_a_worker(monkeypatch):
+    monkeypatch.setenv("AIRFLOW__TRIGGERER__QUEUES_ENABLED", "True")
+
+    assert not starts_in_triggerer(sensor_with())
+
+
+@only_new
+def test_a_timetable_of_ones_own_takes_a_worker():
+    from airflow.timetables.simple import NullTimetable
+
+    class MyTimetable(NullTimetable):
+        __module__ = "my_plugin"
+
+    with DAG("timetable", schedule=MyTimetable(), start_date=START):
+        assert not starts_in_triggerer(sensor_with())
+
+
+@only_new
+def test_a_dag_with_a_schedule_of_airflows_takes_none():
+    with DAG("daily", schedule="@daily", start_date=START):
+        assert starts_in_triggerer(sensor_with())
 
 
 @only_new
@@ -308,23 +367,32 @@ def test_what_the_scheduler_needs_survives_the_serialisation_of_the_dag(dag):
     assert kwargs.get("__var", kwargs) == sensor.start_trigger_args.trigger_kwargs
 
 
-def test_mapped_sensors_wait_on_workers_and_in_the_triggerer(dag, api, said):
+def test_mapped_sensors_start_on_workers_and_end_in_the_triggerer(dag, api, said):
     simulator, clock = api
+    simulator.create_run("PENDING 40s, COMPLETED", RUN_ID)
     mapped = AnonWorkflowRunSensor.partial(
         task_id="wait", start_from_trigger=True, end_from_trigger=True
     ).expand(workflow_run_id=[RUN_ID])
-    assert not getattr(mapped, "start_trigger_args", None)
-    context = context_of(clock, map_index=0)
-    simulator.create_run("PENDING 40s, COMPLETED", RUN_ID)
-    sensor = AnonWorkflowRunSensor(
-        task_id="unmapped", workflow_run_id=RUN_ID, start_from_trigger=True, end_from_trigger=True
-    )
 
     with pytest.raises(TaskDeferred) as caught:
-        sensor.execute(context)
+        mapped.unmap({"workflow_run_id": RUN_ID}).execute(context_of(clock, map_index=0))
 
-    assert caught.value.trigger.end_from_trigger is False
+    assert caught.value.trigger.end_from_trigger is AIRFLOW_V_3_3_PLUS
     assert said("starts on a worker, not in the triggerer: ") == 1
+
+
+@only_new
+@pytest.mark.parametrize("asked", [False, True])
+def test_airflow_is_not_told_of_a_start_that_a_mapped_task_cannot_have(dag, asked):
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    mapped = AnonWorkflowRunSensor.partial(task_id="wait", start_from_trigger=asked)
+    mapped.expand(workflow_run_id=[RUN_ID])
+
+    again = DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(dag)))).get_task("wait")
+
+    assert not again.start_from_trigger
+    assert not again.start_trigger_args
 
 
 # Where it ends
@@ -335,6 +403,7 @@ OBSTACLES_TO_AN_END = {
     "on_success_callback": lambda: {"on_success_callback": unwanted},
     "on_skipped_callback": lambda: {"on_skipped_callback": unwanted},
     "post_execute": lambda: {"post_execute": lambda context, result: None},
+    "map_index_template": lambda: {"map_index_template": "{{ task.task_id }}"},
 }
 
 
@@ -431,13 +500,6 @@ def test_a_wait_whose_run_is_not_seen_in_the_triggerer_has_its_link_from_a_worke
 # Another triggerer takes it on
 
 
-def taken_over(sensor, began):
-    """The same sensor, as if its wait had begun some seconds before, in a triggerer that has died since."""
-    args = sensor.start_trigger_args
-    sensor.start_trigger_args = replace(args, timeout=args.timeout - timedelta(seconds=began))
-    return sensor
-
-
 @only_new
 @pytest.mark.parametrize("fault", ["503 x12", "401 x12"])
 def test_a_wait_that_is_taken_on_in_an_outage_has_the_patience_of_one_whose_run_was_seen(api, fault):
@@ -446,7 +508,7 @@ def test_a_wait_that_is_taken_on_in_an_outage_has_the_patience_of_one_whose_run_
     simulator.add_faults(fault, run_id)
 
     story = carry_out(
-        lambda: taken_over(sensor_with(run_id, poke_interval=30, end_from_trigger=True), began=90), clock
+        lambda: sensor_with(run_id, poke_interval=30, end_from_trigger=True), clock, begun_before=90
     )
 
     assert (story.state, story.starts) == ("success", 0)
@@ -459,7 +521,7 @@ def test_a_wait_that_is_taken_on_in_its_first_minute_has_as_little_patience_as_a
     simulator.start_outage("503")
     start = clock.time()
 
-    story = carry_out(lambda: taken_over(sensor_with(run_id), began=30), clock)
+    story = carry_out(lambda: sensor_with(run_id), clock, begun_before=30)
 
     assert isinstance(story.error, AnonUnavailableError)
     assert "No answer about workflow run" in str(story.error)
@@ -473,12 +535,11 @@ def test_many_runs_that_are_taken_on_in_an_outage_have_that_patience_too(api):
     simulator.outage(300, "503")
 
     def make_task():
-        sensor = AnonWorkflowRunsSensor(
+        return AnonWorkflowRunsSensor(
             task_id="wait", workflow_run_ids=run_ids, start_from_trigger=True, end_from_trigger=True
         )
-        return taken_over(sensor, began=90)
 
-    story = carry_out(make_task, clock)
+    story = carry_out(make_task, clock, begun_before=90)
 
     assert (story.state, story.starts) == ("success", 0)
 

@@ -7,11 +7,13 @@ import json
 import time
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSkipException, TaskDeferred
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
 from airflow.triggers.base import TriggerEvent
+from airflows_encoders import carried
 from carry_out import TaskInstance, TaskInstance3, cancelled, carried_out, events_of, until
 from core import RUN_ID
 
@@ -401,14 +403,58 @@ def test_a_setting_that_makes_no_sense_ends_the_wait_at_once(api, monkeypatch):
     assert (simulator.requests, clock.slept) == (0, [])
 
 
-def test_a_fault_of_our_own_is_not_taken_for_the_apis(simulator, monkeypatch):
+def test_a_fault_of_our_own_ends_its_own_wait_alone_and_is_told_on_the_worker(api):
+    simulator, clock = api
+
     def break_down(*_, **__):
-        raise ZeroDivisionError
+        raise ZeroDivisionError("half of an emoji: \ud83d")
 
-    monkeypatch.setattr("airflow_anon.protocol.judge", break_down)
+    run_id = simulator.create_run("COMPLETED")
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr("airflow_anon.protocol.judge", break_down)
+        (event,) = carried_out(events_of(trigger_for(run_id)))
 
-    with pytest.raises(ZeroDivisionError):
-        carried_out(events_of(trigger_for(simulator.create_run("COMPLETED"))))
+    sensor = AnonWorkflowRunSensor(task_id="wait", workflow_run_id=run_id, deferrable=True)
+    event = carried(event.payload)
+    xcom = sensor.resume_execution("execute_complete", {"event": event}, context_of(clock))
+
+    assert event["broke_off"] == "ZeroDivisionError"
+    assert "half of an emoji: \ufffd" in event["traceback"][-1]
+    assert xcom == simulator.run(run_id)
+
+
+def taken_on(api, **options):
+    trigger = trigger_for(api[0].create_run("COMPLETED"), **options)
+    trigger.task_instance = SimpleNamespace(
+        dag_id="dag", task_id="wait", run_id="manual", map_index=-1, try_number=1
+    )
+    return trigger
+
+
+@pytest.mark.parametrize("ago", [0.0, 4.0, 30.0, -3600.0])
+def test_an_event_is_held_back_until_the_scheduler_has_heard_of_the_deferral(api, ago):
+    clock = api[1]
+    trigger = taken_on(api, deferred_at=clock.time() - ago)
+    before = clock.offset
+
+    carried_out(events_of(trigger))
+
+    assert clock.offset - before == pytest.approx(min(max(10 - ago, 0), 10), abs=1)
+
+
+def test_an_event_of_a_wait_without_a_worker_is_not_held_back(api):
+    clock = api[1]
+    before = clock.offset
+
+    carried_out(events_of(taken_on(api)))
+
+    assert clock.offset == before
+
+
+def test_an_id_that_cannot_be_encoded_ends_its_own_wait_alone():
+    (event,) = carried_out(events_of(trigger_for("{{ params.id }} \ud83d")))
+
+    assert carried(event.payload)["error"]["kind"] == "AnonInvalidIdError"
 
 
 # After a trigger that broke off

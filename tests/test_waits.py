@@ -30,9 +30,8 @@ from airflow_anon.exceptions import (
     AnonUnavailableError,
     AnonUserInputTimeoutError,
     AnonWaitTimeoutError,
-    AnonWorkflowRunFailedError,
 )
-from airflow_anon.handoff import Return
+from airflow_anon.handoff import SETTLED_AFTER, Return
 from airflow_anon.memory import Memory
 from airflow_anon.protocol import Look, Outcome, Plan
 from airflow_anon.sensors import AnonWorkflowRunSensor, AnonWorkflowRunsSensor
@@ -298,7 +297,7 @@ def test_an_execution_timeout_counts_from_the_first_deferral_and_never_backwards
     slow, seen_at = 0, clock.offset
     assert left().total_seconds() == pytest.approx(300 - seen_at, abs=2)
     slow = 1000
-    assert timedelta(0) < left() <= timedelta(seconds=1)
+    assert left() == timedelta(seconds=SETTLED_AFTER + 1)  # then it may be resumed
 
 
 @pytest.mark.parametrize("is_known", [True, False], ids=["beginning known", "beginning lost"])
@@ -401,23 +400,6 @@ def test_a_sensor_that_decides_for_itself_whether_to_look_has_its_interval(api, 
         )
 
     assert set(api[1].slept) == {pause}
-
-
-@pytest.mark.parametrize("told", ["success", "skipped"])
-def test_an_end_in_a_triggerer_that_is_none_is_judged_on_the_worker(api, told):
-    sensor, _ = broken_trigger(api, "COMPLETED", end_from_trigger=True)
-
-    assert resume(sensor, "execute_complete", {"event": told})["status"] == "COMPLETED"
-
-
-@pytest.mark.parametrize(
-    ("script", "error"), [("FAILED", AnonWorkflowRunFailedError), ("IN_PROGRESS", AnonUnavailableError)]
-)
-def test_an_end_in_a_triggerer_is_no_success_by_itself(api, script, error):
-    sensor, _ = broken_trigger(api, script, end_from_trigger=True)
-
-    with pytest.raises(error):
-        resume(sensor, "execute_complete", {"event": "success"})
 
 
 def test_never_fail_skips_whatever_the_trigger_brings(api):
