@@ -12,6 +12,8 @@ DAG_IN_EACH_MODE := test_the_link_is_there_while_a_task_waits_and_when_it_is_ove
 
 # The certificates of the system are those that a company's own mirror is signed with.
 export UV_SYSTEM_CERTS := 1
+# Where Python may keep no bytecode, each of the many processes compiles a thousand files of Airflow anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 demo: .venv/ready  ## Airflow runs the example DAG against the simulator
 	@$(BIN)/python demo/run.py
@@ -20,7 +22,9 @@ ui: .venv/ready  ## Airflow's UI and the simulator's page side by side, until Ct
 	@$(BIN)/python demo/ui.py
 
 test: lint types layers  ## everything that must hold; the last line is pytest's
-	$(BIN)/coverage run -m pytest | tee .venv/pytest.log
+	@$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 2 --dist loadgroup | tee .venv/pytest.log
+	@$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 	@tail -n 1 .venv/pytest.log
 
@@ -29,7 +33,10 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 
 types: .venv/ready
+	sed -n '/^```python$$/,/^```$$/{//!p}' README.md >.venv/readme_dag.py
 	$(BIN)/mypy
+	$(BIN)/mypy .venv/readme_dag.py
+	$(BIN)/basedpyright airflow_provider_anon .venv/readme_dag.py
 
 layers: .venv/ready
 	$(BIN)/lint-imports --no-logo

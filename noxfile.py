@@ -25,6 +25,7 @@ OPENLINEAGE = "apache-airflow-providers-openlineage==2.20.3"
 PYTHONS_OF_MAIN = ("3.10", "3.11", "3.12", "3.13")
 
 os.environ.setdefault("UV_SYSTEM_CERTS", "1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # as the Makefile does, and for its reason
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_missing_interpreters = True
@@ -68,6 +69,14 @@ def tests(session: nox.Session, airflow: str) -> None:
     """Run the suite, or the tests named after ``--``, on one line of Airflow."""
     install(session, "test", airflow=airflow)
     session.run("pytest", *session.posargs)
+
+
+@nox.session(python=interpreter(MATRIX[MAIN]))
+def fuzz(session: nox.Session) -> None:
+    """Draw many new cases for the property tests, which may take an hour; a find becomes an ``@example``."""
+    install(session, "test")
+    options = ("--hypothesis-profile=fuzz", "-m", "hypothesis", "-o", "timeout=0", "-n", "2")
+    session.run("pytest", *options, *session.posargs)
 
 
 @nox.session(python=interpreter(MATRIX[OLDEST]))
@@ -114,7 +123,8 @@ def mutants(session: nox.Session) -> None:
         for name in ("pyproject.toml", "README.md"):
             shutil.copy(name, folder)
         session.chdir(folder)
-        env = {"PYTHONPATH": folder}
+        # A file that changes twice in a second is not told apart from its bytecode.
+        env = {"PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"}
         session.run("cosmic-ray", "init", "tests/mutants.toml", "mutants.sqlite")
         session.run("cr-filter-operators", "mutants.sqlite", "tests/mutants.toml")
         session.run("cosmic-ray", "exec", "tests/mutants.toml", "mutants.sqlite", env=env)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,8 @@ from airflow_anon.runs import WorkflowRun, normalise_id, shown
 
 MOST_NAMED = 10
 MOST_WARNINGS = 5
+# What a template makes of an id that is a uuid.UUID, in a list.
+UUID_OBJECT = re.compile(r"\bUUID\(('[0-9a-f-]*')\)")
 
 
 def read_ids(value: object) -> list[str]:
@@ -46,9 +49,10 @@ def read_ids(value: object) -> list[str]:
 
 
 def _parsed(text: str) -> object:
+    plain_text = UUID_OBJECT.sub(r"\1", text.strip())
     for read in (json.loads, ast.literal_eval):
         try:
-            return read(text.strip())
+            return read(plain_text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
     return None

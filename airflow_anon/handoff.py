@@ -10,7 +10,7 @@ from typing import Any
 from airflow_anon.exceptions import AnonError, AnonProtocolError, error_from_payload
 from airflow_anon.memory import Memory
 from airflow_anon.protocol import NEVER, Look, Outcome, Plan, pause_after
-from airflow_anon.runs import WorkflowRun, is_queued
+from airflow_anon.runs import WorkflowRun, is_queued, plain
 
 # By so many seconds after a task has left its worker the scheduler has heard of it: public reports of what happens
 # otherwise show 3 to 27 s.
@@ -101,7 +101,7 @@ def plan_from_kwargs(now: float, kwargs: Mapping[str, Any]) -> Plan:
         deadline = NEVER if timeout is None else started_at + timeout
     names = ("poke_interval", "exponential_backoff", "max_wait", "outage_tolerance", "user_input_timeout")
     return Plan(
-        kwargs.get("workflow_run_id", ""),
+        plain(kwargs.get("workflow_run_id", "")),
         started_at=started_at,
         deadline=deadline,
         **{name: kwargs[name] for name in names},

@@ -15,12 +15,14 @@ from airflow_anon.memory import Memory
 from airflow_anon.metrics import counted_wait, look_counter
 from airflow_anon.outcomes import conclude, ended_run
 from airflow_anon.protocol import Plan, ending, fetch_run, probe, wait_for_run
+from airflow_anon.runs import normalise_id
 from airflow_anon.sanitize import fit_text
 from airflow_anon.settings import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
+    from uuid import UUID
 
     from airflow.providers.common.compat.sdk import Connection
     from typing_extensions import Self
@@ -77,18 +79,18 @@ class AnonHook(BaseHook):
             for name, field in cls.form["conn-fields"].items()
         }
 
-    def get_workflow_run(self, workflow_run_id: str) -> WorkflowRun:
+    def get_workflow_run(self, workflow_run_id: str | UUID) -> WorkflowRun:
         """
         Look at a run once, whatever its status; short disturbances are ridden out.
 
         :param workflow_run_id: the run's UUID.
         :raises AnonError: there is no such run, or no answer for a minute.
         """
-        return self.converse(fetch_run(workflow_run_id))
+        return self.converse(fetch_run(normalise_id(workflow_run_id)))
 
     def wait_for_workflow_run(
         self,
-        workflow_run_id: str,
+        workflow_run_id: str | UUID,
         *,
         poke_interval: float = 60.0,
         timeout: float = A_WEEK,
@@ -121,13 +123,13 @@ class AnonHook(BaseHook):
             count.look = self.converse(wait_for_run(plan, memory))
             return self._concluded(plan, memory, count.look)
 
-    async def aget_workflow_run(self, workflow_run_id: str) -> WorkflowRun:
+    async def aget_workflow_run(self, workflow_run_id: str | UUID) -> WorkflowRun:
         """Look at a run once, like :meth:`get_workflow_run`, without blocking the event loop."""
-        return await self.aconverse(fetch_run(workflow_run_id))
+        return await self.aconverse(fetch_run(normalise_id(workflow_run_id)))
 
     async def await_workflow_run(
         self,
-        workflow_run_id: str,
+        workflow_run_id: str | UUID,
         *,
         poke_interval: float = 60.0,
         timeout: float = A_WEEK,
@@ -344,9 +346,9 @@ class AnonHook(BaseHook):
         return self.get_conn().renew(endpoint)
 
     @staticmethod
-    def _plan(workflow_run_id: str, timeout: float, **options: Any) -> Plan:
+    def _plan(workflow_run_id: str | UUID, timeout: float, **options: Any) -> Plan:
         now = time.time()
-        return Plan(workflow_run_id, started_at=now, deadline=now + timeout, **options)
+        return Plan(normalise_id(workflow_run_id), started_at=now, deadline=now + timeout, **options)
 
     def _concluded(self, plan: Plan, memory: Memory, look: Look) -> WorkflowRun:
         run = ended_run(plan, memory, look)

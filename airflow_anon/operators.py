@@ -10,8 +10,9 @@ from airflow_anon.links import AnonWorkflowRunLink, keep_link
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from uuid import UUID
 
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import Context, XComArg
 
 
 class AnonWorkflowRunOperator(BaseOperator):
@@ -31,7 +32,19 @@ class AnonWorkflowRunOperator(BaseOperator):
 
     run_url: str | None = None
 
-    def __init__(self, *, workflow_run_id: str, anon_conn_id: str = "anon_default", **kwargs: Any) -> None:
+    if TYPE_CHECKING:
+
+        @property
+        def output(self) -> Any:
+            """The XCom, for a task to take: for type checkers its value, which Airflow puts in its place."""
+
+    def __init__(
+        self,
+        *,
+        workflow_run_id: str | UUID | XComArg,
+        anon_conn_id: str = "anon_default",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.workflow_run_id = workflow_run_id
         self.anon_conn_id = anon_conn_id

@@ -13,7 +13,7 @@ The question *what does this answer mean for the wait?* is answered by :func:`in
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 from enum import Enum
@@ -432,11 +432,17 @@ def take_look(
 
 
 def _ask(workflow_run_id: str, known: Known | None = None) -> Conversation[Answer]:
-    """Ask for a run; a credential that is refused may be an old one, from before it was rotated."""
+    """
+    Ask for a run; a credential that is refused may be an old one, from before it was rotated.
+
+    With a new one it is asked again, which counts as sent when the first request was.
+    """
     request = Request(path_of(workflow_run_id))
     answer = interpret((yield request), workflow_run_id, known)
     if answer.meaning is Meaning.REFUSED and (yield Renew()):
+        sent_at = answer.reply.sent_at
         answer = interpret((yield request), workflow_run_id)
+        answer = replace(answer, reply=replace(answer.reply, sent_at=sent_at))
     return answer
 
 

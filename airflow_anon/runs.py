@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from airflow_anon.exceptions import AnonInvalidIdError, AnonProtocolError
 
@@ -55,14 +57,23 @@ def shown(value: object) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
+def plain(value: Any) -> Any:
+    """Return an id that is a :class:`uuid.UUID` as its text, also in a list; anything else as it is."""
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, uuid.UUID) else value
+
+
 def normalise_id(workflow_run_id: object, name: str = "workflow_run_id") -> str:
     """
     Trim the blanks around an id and check it against the API's pattern.
 
+    :param workflow_run_id: text, or a :class:`uuid.UUID`.
     :param name: what a message calls the value.
     :raises AnonInvalidIdError: the value is no UUID that the API would accept.
     """
-    trimmed = workflow_run_id.strip() if isinstance(workflow_run_id, str) else ""
+    text = plain(workflow_run_id)
+    trimmed = text.strip() if isinstance(text, str) else ""
     if not UUID.fullmatch(trimmed):
         raise AnonInvalidIdError(
             f"{name} {shown(workflow_run_id)} is no id of a workflow run: the API's ids are UUIDs such as "
@@ -78,7 +89,12 @@ class WorkflowRun:
 
     ``status`` is a :class:`WorkflowRunStatus`, or plain text where the API used a value that this
     version does not know. Times are by the API's clock. ``payload`` is the JSON as received.
+
+    From task to task hand on :meth:`to_payload`. Airflow refuses an XCom with an object of any class but its own,
+    unless ``[core] allowed_deserialization_classes`` names it, here ``airflow_anon.runs.WorkflowRun``.
     """
+
+    __version__: ClassVar[int] = 1
 
     id: str
     workflow_id: str
@@ -125,6 +141,21 @@ class WorkflowRun:
         """Return the run's JSON as it was received."""
         return dict(self.payload)
 
+    def serialize(self) -> str:
+        """Return what Airflow keeps of a run that a task returns: its JSON, as text that stays as it is."""
+        return json.dumps(self.to_payload())
+
+    @classmethod
+    def deserialize(cls, data: str, version: int) -> WorkflowRun:
+        """
+        Read what :meth:`serialize` returned.
+
+        :raises TypeError: it is a later version's.
+        """
+        if version > cls.__version__:
+            raise TypeError(f"{cls.__name__} of version {version}, and this is version {cls.__version__}")
+        return cls.from_payload(json.loads(data))
+
     @property
     def seconds_run(self) -> float:
         """Seconds from the run's creation to its end, or to its last change if it has none."""
@@ -133,7 +164,7 @@ class WorkflowRun:
     @property
     def is_known(self) -> bool:
         """Whether this version knows the run's status."""
-        return isinstance(self.status, WorkflowRunStatus)
+        return self.status in STATUS_BY_NAME
 
     @property
     def is_over(self) -> bool:
@@ -150,24 +181,24 @@ class WorkflowRun:
     @property
     def failed(self) -> bool:
         """Whether the run ended as ``FAILED``."""
-        return self.status is WorkflowRunStatus.FAILED
+        return self.status == WorkflowRunStatus.FAILED
 
     @property
     def took_no_action(self) -> bool:
         """Whether the run ended well without doing anything."""
-        return self.status is WorkflowRunStatus.COMPLETED_WITH_NO_ACTION_TAKEN
+        return self.status == WorkflowRunStatus.COMPLETED_WITH_NO_ACTION_TAKEN
 
     @property
     def seconds_queued(self) -> float | None:
         """Seconds from the run's creation to its last change, which began its work; None if it is not at work."""
-        if self.status is not WorkflowRunStatus.IN_PROGRESS:
+        if self.status != WorkflowRunStatus.IN_PROGRESS:
             return None
         return (self.updated_at - self.created_at).total_seconds()
 
     @property
     def awaits_user_input(self) -> bool:
         """Whether the run stands still until a person answers."""
-        return self.status is WorkflowRunStatus.AWAITING_USER_INPUT
+        return self.status == WorkflowRunStatus.AWAITING_USER_INPUT
 
 
 MISSING = object()

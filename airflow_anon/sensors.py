@@ -17,7 +17,9 @@ from airflow.providers.common.compat.sdk import (
 from airflow_anon.links import AnonWorkflowRunLink
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context, PokeReturnValue
+    from uuid import UUID
+
+    from airflow.providers.common.compat.sdk import Context, PokeReturnValue, XComArg
     from airflow.triggers.base import StartTriggerArgs
 
     from airflow_anon.hooks import AnonHook
@@ -39,6 +41,12 @@ class _WaitingSensor(BaseSensorOperator):
 
     stays_on_worker = False
     asked_to_start_in_triggerer = False  # until it is known
+
+    if TYPE_CHECKING:
+
+        @property
+        def output(self) -> Any:
+            """The XCom, for a task to take: for type checkers its value, which Airflow puts in its place."""
 
     def __init__(
         self,
@@ -184,7 +192,7 @@ class AnonWorkflowRunSensor(_WaitingSensor):
     def __init__(
         self,
         *,
-        workflow_run_id: str,
+        workflow_run_id: str | UUID | XComArg,
         anon_conn_id: str = "anon_default",
         skip_on_no_action: bool = False,
         outage_tolerance: float | timedelta = 600.0,
@@ -236,7 +244,7 @@ class AnonWorkflowRunsSensor(_WaitingSensor):
     def __init__(
         self,
         *,
-        workflow_run_ids: Sequence[str],
+        workflow_run_ids: Sequence[str | UUID | XComArg] | str | XComArg,
         fail_fast: bool = True,
         anon_conn_id: str = "anon_default",
         skip_on_no_action: bool = False,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import XComArg, conf, get_listener_manager
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_3_PLUS
 
+from airflow_anon.runs import plain
+
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseSensorOperator
 
@@ -39,9 +41,10 @@ def template_for_triggerer(value: Any) -> str | list[str] | None:
     The output of one upstream task becomes a template that names the map index, since the triggerer
     cannot find out whether there is one.
     """
+    value = plain(value)
     if isinstance(value, XComArg):
         return _template_for_output(value)
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         items = [item for item in map(template_for_triggerer, value) if isinstance(item, str)]
         return items if len(items) == len(value) else None
     if not isinstance(value, str) or "{" not in value:

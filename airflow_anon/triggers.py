@@ -22,7 +22,7 @@ from airflow_anon.memory import Memory
 from airflow_anon.metrics import WaitCount
 from airflow_anon.passing import GroupReturn, from_kwargs
 from airflow_anon.protocol import FIRST_LOOK_PATIENCE, Look, Outcome, ending, take_look, wait_for_run
-from airflow_anon.runs import normalise_id
+from airflow_anon.runs import normalise_id, plain
 from airflow_anon.sanitize import fit
 from airflow_anon.shortcuts import why_not_end_here
 
@@ -228,7 +228,7 @@ class AnonWorkflowRunTrigger(WaitingTrigger):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        self.workflow_run_id = workflow_run_id
+        self.workflow_run_id = plain(workflow_run_id)
         self.last_status = last_status
         self.last_state_name = last_state_name
         self.awaiting_since = awaiting_since
@@ -312,7 +312,7 @@ class AnonWorkflowRunsTrigger(WaitingTrigger):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        self.workflow_run_ids = workflow_run_ids
+        self.workflow_run_ids = plain(workflow_run_ids)
         self.fail_fast = fail_fast
         self.seen_as = seen_as or []
         self.warned_of = warned_of or []

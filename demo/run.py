@@ -1,5 +1,5 @@
 """
-Show the provider at work: a simulated run, a real Airflow, and the DAG of ``example_dags/`` between them.
+Show the provider at work: a simulated run, a real Airflow, and the example DAG between them.
 
 Everything is on loopback and in the folder ``.demo/``. It ends with a summary, and with 0 if the DAG succeeded.
 """
@@ -58,7 +58,7 @@ def main() -> int:
                 "airflow", "creates its database and starts (scheduler, DAG processor, API server, triggerer)"
             )
             connection = {"AIRFLOW_CONN_ANON_DEFAULT": simulator.connection()}
-            with LocalAirflow(HOME, ROOT / "example_dags", **connection) as airflow:
+            with LocalAirflow(HOME, ROOT / "airflow_provider_anon" / "example_dags", **connection) as airflow:
                 return Show(simulator, airflow).go_on()
     except AirflowError as error:
         say("demo", f"failed: {error}")
@@ -83,7 +83,7 @@ class Show:
     def go_on(self) -> int:
         """Start the DAG, tell what happens until it has ended, and sum up."""
         self.airflow.wait_for_dag(DAG_ID)
-        say("airflow", f"is up, and has read example_dags/{DAG_ID}.py")
+        say("airflow", f"is up, and has read the example DAG {DAG_ID}")
         self.run_id = self.simulator.create_run(SCRIPT)
         say("simulator", f"run {self.run_id} is created")
         body = {"logical_date": None, "conf": {"workflow_run_id": self.run_id}}

@@ -1,5 +1,5 @@
 """
-Airflow's own UI and the simulator's page, side by side on the DAGs of ``example_dags/``, until Ctrl-C.
+Airflow's own UI and the simulator's page, side by side on the example DAGs, until Ctrl-C.
 
 Everything is on loopback and in the folder ``.ui/``.
 """
@@ -51,7 +51,9 @@ def main() -> int:
             # Airflow's link from a task to its run leads to the run on the page.
             connection = simulator.connection(run_url_template=f"{simulator.page_url}#{{id}}")
             print("Airflow creates its database and starts; this takes half a minute or more.")
-            with LocalAirflow(HOME, ROOT / "example_dags", AIRFLOW_CONN_ANON_DEFAULT=connection) as airflow:
+            with LocalAirflow(
+                HOME, ROOT / "airflow_provider_anon" / "example_dags", AIRFLOW_CONN_ANON_DEFAULT=connection
+            ) as airflow:
                 airflow.wait_for_dag(DAG_ID)
                 introduce(simulator, airflow)
                 while True:

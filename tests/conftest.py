@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +45,29 @@ for name in (
     os.environ.pop(name, None)
     os.environ.pop(name.lower(), None)
 
+# What coverage tells the workers of pytest is not for the processes that tests start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+
+# A usual run draws the same cases each time; `nox -s fuzz` draws many and new ones.
+settings.register_profile(
+    "fixed", derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+)
+settings.register_profile("fuzz", settings.get_profile("fixed"), derandomize=False, max_examples=2000)
+settings.load_profile("fixed")
+
 real_connect = socket.socket.connect
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure() -> None:
+    if settings().derandomize:
+        # Otherwise constants of our modules are drawn, too: of those that happen to be loaded by then.
+        providers._get_local_constants = lambda: providers._local_constants
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(HOME, ignore_errors=True)
 
 
 def _connect_to_loopback_only(self: socket.socket, address: Any) -> None:
@@ -66,7 +90,7 @@ def database():
     """Airflow's own, and the folder with the DAGs."""
     folder = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
     folder.mkdir(exist_ok=True)
-    for source in (HERE / "dags", HERE.parent / "example_dags"):
+    for source in (HERE / "dags", HERE.parent / "airflow_provider_anon" / "example_dags"):
         for file in source.glob("*.py"):
             shutil.copy(file, folder)
     for command in (["db", "migrate"], ["dags", "reserialize"]):

@@ -70,6 +70,7 @@ class Played:
     steps: list[Step] = field(default_factory=list)
     looks_at: list[float] = field(default_factory=list)
     now: float = NOW
+    slept_until: float = NOW
     error: AnonError | None = None
     outcome: Any = None
 
@@ -110,7 +111,7 @@ def play(
     :param changed: whether the connection has changed, for each time it is read again; else it has not.
     :param spread: the part of each pause's spread that is slept.
     """
-    played = Played(now=at)
+    played = Played(now=at, slept_until=at)
     replies = _stamped(answers, played)
     changes = iter(changed)
     reply: Reply = None
@@ -130,6 +131,7 @@ def play(
             reply = next(replies)
         elif isinstance(step, Sleep):
             played.now += step.seconds + spread * step.spread
+            played.slept_until = played.now
         elif isinstance(step, Renew):
             reply = next(changes, False)
     raise AssertionError("the conversation does not end")

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from airflow.models import DagBag
 from airflow.providers.common.compat.sdk import BaseSensorOperator
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, AIRFLOW_V_3_3_PLUS
+from snippets import SNIPPETS
 
 import airflow_anon.protocol
 from airflow_anon.operators import AnonWorkflowRunOperator
@@ -84,15 +86,15 @@ def test_many_runs_are_waited_for_in_one_task(database, api):
         assert tasks[f"{mode}_count"].xcom_pull(task_ids=f"{mode}_count") == 3
 
 
-EXAMPLES = HERE.parent / "example_dags"
+EXAMPLES = HERE.parent / "airflow_provider_anon" / "example_dags"
 SUCCESS, SKIPPED, FAILED = "success", "skipped", "failed"
 
 
 def run_example(folder, name, conf=None):
-    """Run the first DAG of an example and return the state of each of its tasks, by id and map index."""
-    values = runpy.run_path(str(folder / f"{name}.py")).values()
-    tasks = [getattr(value, "operator", value) for value in values]
-    dag_run = next(task.dag for task in tasks if getattr(task, "dag_id", "") == name).test(run_conf=conf)
+    """Run the DAG that has the name of its file and return the state of each of its tasks, by id and map index."""
+    bag = DagBag(str(folder / f"{name}.py"))
+    assert bag.import_errors == {}
+    dag_run = bag.dags[name].test(run_conf=conf)
     tasks = {(ti.task_id, ti.map_index): ti for ti in dag_run.get_task_instances()}
     return str(dag_run.state), {key: str(ti.state) for key, ti in tasks.items()}, tasks
 
@@ -176,12 +178,21 @@ def test_the_example_waits_in_a_task_of_its_own(database, api, end, ends):
     assert states["wait", -1] == ends
 
 
-def test_the_example_asks_a_person_by_mail(database, api, mailbox):
+def test_the_example_asks_a_person(database, api, capsys):
     run_id = api.create_run("PENDING 1 looks, AWAITING_USER_INPUT (approve) 2 looks, COMPLETED")
 
-    state, _, _ = run_example(
-        database, "anon_wait_for_a_person", {"workflow_run_id": run_id, "ask": "ada@example.com"}
-    )
+    state, _, _ = run_example(database, "anon_wait_for_a_person", {"workflow_run_id": run_id})
+
+    assert state == SUCCESS
+    assert capsys.readouterr().out.count(f"Workflow run {run_id} waits for an answer: approve") == 1
+
+
+def test_the_documented_notifier_sends_a_person_a_mail(database, api, mailbox):
+    (snippet,) = (it for it in SNIPPETS if it.page == "people.md" and "SmtpNotifier" in it.code)
+    (database / "asks_by_mail.py").write_text(snippet.code, encoding="utf-8")
+    run_id = api.create_run("PENDING 1 looks, AWAITING_USER_INPUT (approve) 2 looks, COMPLETED")
+
+    state, _, _ = run_example(database, "asks_by_mail", {"workflow_run_id": run_id, "ask": "ada@example.com"})
 
     assert state == SUCCESS
     assert [mail.recipients for mail in mailbox] == [["ada@example.com"]]

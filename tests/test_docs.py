@@ -64,7 +64,7 @@ def run_python(snippet, request):
 
 
 def is_dag(snippet):
-    return snippet.language == "python" and "DAG(" in snippet.code
+    return snippet.language == "python" and re.search(r"^(?:with DAG|@dag)\(", snippet.code, re.MULTILINE)
 
 
 def run_tests(snippet, request):
@@ -72,7 +72,9 @@ def run_tests(snippet, request):
     monkeypatch = request.getfixturevalue("monkeypatch")
     # The tests of the pages are tests of the DAG that the README begins with.
     dag_file = next(other.code for other in SNIPPETS if other.page == "README.md" and is_dag(other))
-    folder.joinpath("my_dags.py").write_text(f"{dag_file}\ndag = wait.dag\n", encoding="utf-8")
+    folder.joinpath("my_dags.py").write_text(
+        dag_file.replace("\ninvoices()", "\ndag = invoices()"), encoding="utf-8"
+    )
     monkeypatch.syspath_prepend(folder)
     monkeypatch.delitem(sys.modules, "my_dags", raising=False)
     names = runpy.run_path(str(written(snippet, folder)))

@@ -1,8 +1,4 @@
-"""
-Whatever goes wrong, in every mode: a whole task is carried out against faults that nobody has picked.
-
-``ANON_FAULTS=1000`` draws so many cases instead of a few.
-"""
+"""Whatever goes wrong, in every mode: a whole task is carried out against faults that nobody has picked."""
 
 from __future__ import annotations
 
@@ -25,7 +21,7 @@ from aiohttp import web_response
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_3_PLUS
 from carry_out import MODES, carry_out, moving_time
-from hypothesis import HealthCheck, event, given, settings, strategies as st
+from hypothesis import event, given, settings, strategies as st
 
 from airflow_anon import sharing
 from airflow_anon.exceptions import (
@@ -46,7 +42,6 @@ WELL = {"COMPLETED", "COMPLETED_WITH_NO_ACTION_TAKEN"}
 GOOD = "slow 0s"
 A_MOMENT = 3.0
 HOUR = 3600.0
-EXAMPLES = int(os.environ.get("ANON_FAULTS", "25"))
 
 
 # What is drawn
@@ -342,14 +337,13 @@ def in_mode(mode, case):
     return facts
 
 
-hurt = settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
-)
+# Each case is a whole task, or several.
+fewer = settings(max_examples=settings().max_examples // 4)
 
 
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("mode", ALL_MODES)
-@hurt
+@fewer
 @given(case=cases)
 def test_a_wait_keeps_its_promises(mode, case):
     facts = in_mode(mode, case)
@@ -376,7 +370,7 @@ def test_an_answer_that_does_not_come_is_given_up(mode, fault):
 
 
 @pytest.mark.timeout(0)
-@hurt
+@fewer
 @given(case=cases)
 def test_the_modes_agree(case):
     ends = {mode: end_of(told(case, mode).story) for mode in ALL_MODES}

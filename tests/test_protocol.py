@@ -407,6 +407,14 @@ def test_the_patience_of_the_first_look_is_counted_from_the_first_request():
     assert played.looks_at == [NOW, NOW + 31]
 
 
+def test_a_token_renewed_on_the_way_does_not_lengthen_the_patience_of_the_first_look():
+    silence = no_response("timed out", took=12.0)
+
+    played = play(fetch_run(RUN_ID), response(401, took=11.0), silence, changed=[True])
+
+    assert [at - NOW for at in played.looks_at] == [0, 11, 24, 38, 54]
+
+
 def test_each_attempt_of_the_first_look_obeys_retry_after():
     played = play(fetch_run(RUN_ID), response(429, headers={"Retry-After": "7"}), payload())
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import airflow
 import jsonschema
 import pytest
+from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_3_PLUS
 
 import airflow_anon
 from airflow_anon import get_provider_info
@@ -83,6 +84,31 @@ def test_airflow_is_told_of_the_link():
 
     assert getattr(import_module(module), name) is AnonWorkflowRunLink
     assert path in providers_manager.extra_links_class_names
+
+
+@pytest.mark.skipif(not AIRFLOW_V_3_3_PLUS, reason="Airflow shows no examples of providers before 3.3")
+def test_airflow_finds_the_examples_where_it_looks_for_those_of_a_provider(monkeypatch, caplog):
+    monkeypatch.setenv("AIRFLOW__CORE__LOAD_EXAMPLES", "True")
+    manager = import_module("airflow.dag_processing.bundles.manager").DagBundlesManager()
+
+    folder = manager.get_bundle("airflow-provider-anon-example-dags").path
+
+    assert {path.stem for path in folder.glob("*.py")} >= {"anon_wait_for_run", "anon_zero_worker"}
+    assert "Could not load provider module" not in caplog.text
+
+
+def test_an_example_asks_for_no_provider_but_those_that_the_package_brings():
+    folder = PACKAGE.parent / "airflow_provider_anon" / "example_dags"
+    imported = {
+        node.module
+        for path in folder.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("airflow")
+    }
+
+    assert {name for name in imported if not name.startswith("airflow_anon.")} == {
+        "airflow.providers.common.compat.sdk"
+    }
 
 
 def test_the_hook_agrees_with_what_the_package_says():

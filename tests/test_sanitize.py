@@ -31,7 +31,7 @@ def nested(levels, inside='"x"'):
 @given(anything)
 @example({"__classname__": "builtins.tuple", "__version__": 1, "__data__": [1]})
 @example({"__type": "dict", "__var": {"a": 1}})
-@example({"a\0": 1, "a\ud800": 2, "a\ufffd": 3})
+@example({"a\0": 1, "a\ufffd": 2})
 def test_whatever_json_holds_is_made_fit_for_airflow(value):
     body = json.dumps(value).encode()
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from hypothesis import HealthCheck, example, given, settings, strategies as st
+from hypothesis import example, given, strategies as st
 from server import (
     Server,
     answer,
@@ -268,7 +268,6 @@ def quiet_server() -> Iterator[Server]:
         yield server
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(base_path=BASE_PATHS.map(lambda parts: "/" + "".join(parts)))
 @example(base_path="/a/../b/./c")
 @example(base_path="/%2f%41")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from carry_out import anon_api, carry_out
+from carry_out import anon_api, carry_out, events_of
 
 from airflow_anon.exceptions import AnonError, AnonUnavailableError
 from airflow_anon.hooks import AnonHook
@@ -35,6 +37,7 @@ SCENES = [
     {"faults": "slow 0s, 503 x999"},
     {"faults": "slow 0s, 503", "keeps": False, "mode": "reschedule"},
     {"script": "UNKNOWN:QUEUED 2m, ENDED:CANCELLED"},
+    {"script": "IN_PROGRESS (half an emoji: \ud83d) 2m, COMPLETED"},
     {"script": "FAILED (post_invoice)"},
     {"timeout": 600},
     {"faults": "slow 0s, 404 x99", "timeout": 600, "silent_fail": True, "deferrable": True},
@@ -57,6 +60,8 @@ def told(monkeypatch, capsys, caplog):
             errors.append(play(simulator, clock, monkeypatch, **scene))
             simulator.reset()
         errors.append(lose_the_trigger(simulator.create_run("PENDING")))
+        lose_the_xcom(simulator.create_run("COMPLETED"))
+        break_the_trigger()
     AnonWorkflowRunTrigger(workflow_run_id="any", of_a_later_version=1)
     errors += [look_with_no_connection(), look_over_plain_http(monkeypatch)]
     return "\n".join([*errors, caplog.text, capsys.readouterr().out])
@@ -97,6 +102,16 @@ def lose_the_trigger(run_id):
     with pytest.raises(AnonUnavailableError) as lost:
         sensor.resume_execution("__fail__", {"error": "Trigger failure"}, {"ti": Instance()})
     return str(lost.value)
+
+
+def lose_the_xcom(run_id):
+    trigger = AnonWorkflowRunTrigger(workflow_run_id=run_id, end_from_trigger=True)
+    trigger.task_instance = SimpleNamespace(task_id="wait")  # so that nobody knows where to put the XCom
+    asyncio.run(events_of(trigger))
+
+
+def break_the_trigger():
+    asyncio.run(events_of(AnonWorkflowRunTrigger(workflow_run_id="any", timeout="soon")))
 
 
 def look_with_no_connection():

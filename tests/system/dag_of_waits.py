@@ -21,6 +21,12 @@ def begin(number):
     return get_current_context()["dag_run"].conf["ids"][number]
 
 
+@task(trigger_rule="all_done")
+def read(handed_on):
+    """Stand for a task that uses what the waits hand on; what it gets is what it returns."""
+    return list(handed_on)
+
+
 def run_id_for(number):
     """Return where the id of a run comes from: an upstream task, or the conf of the DAG run."""
     if SPEC["upstream"]:
@@ -36,12 +42,18 @@ with DAG(
 ):
     for task_id, ids in SPEC["mapped"].items():
         options = SPEC["task_options"].get(task_id, {})
-        AnonWorkflowRunSensor.partial(task_id=task_id, **options).expand(workflow_run_id=ids)
+        mapped = AnonWorkflowRunSensor.partial(task_id=task_id, **options).expand(workflow_run_id=ids)
+        if SPEC["is_read"]:
+            read.override(task_id=f"read_{task_id}")(mapped.output)
+    waits = []
     for place in range(SPEC["width"]):
         if SPEC["peer"]:
-            HttpSensor(task_id=f"wait_{place}", endpoint=f"api/v2/workflow-runs/{run_id_for(place)}")
+            wait = HttpSensor(task_id=f"wait_{place}", endpoint=f"api/v2/workflow-runs/{run_id_for(place)}")
         elif (together := SPEC["together"]) > 1:
             ids = f"{{{{ dag_run.conf['ids'][{place * together}:{(place + 1) * together}] }}}}"
-            AnonWorkflowRunsSensor(task_id=f"wait_{place}", workflow_run_ids=ids)
+            wait = AnonWorkflowRunsSensor(task_id=f"wait_{place}", workflow_run_ids=ids)
         else:
-            AnonWorkflowRunSensor(task_id=f"wait_{place}", workflow_run_id=run_id_for(place))
+            wait = AnonWorkflowRunSensor(task_id=f"wait_{place}", workflow_run_id=run_id_for(place))
+        waits.append(wait)
+    if SPEC["is_read"] and waits:
+        read([wait.output for wait in waits])

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from knocks import Knocks
 from loopback import LOOPBACK
 from real_airflow import TRIGGERERS, WORKERS
 from scenarios import DEFERRABLE, ZERO_WORKER, say
-from waits import DEFERRED, OVER, End, judge, many_together, mapped, mixture, one_by_one
+from waits import DEFERRED, OVER, End, many_together, mapped, mixture, one_by_one
 from windows import MOST_PER_WAIT_WITH_OLD_TOKEN, Meter
 
 if TYPE_CHECKING:
     import random
 
+    from excuses import Try
     from scenarios import System
     from waits import Group, Wait
 
 CONNECTION = "anon_default"
-RUNNING, QUEUED, RESCHEDULED = "running", "queued", "up_for_reschedule"
+RUNNING, RESCHEDULED = "running", "up_for_reschedule"
 # What is left over are waits that start and end in the triggerer.
 SHARES = {"poke": 0.02, "rescheduled": 0.05, "deferred": 0.2, "mapped": 0.2, "many": 0.2}
 # Airflow tries a task again whose worker was killed.
@@ -120,14 +121,16 @@ class Weather:
     What goes wrong, and what is noted of it.
 
     :param parts: the waits whose runs end during each fault, and after the last.
-    :param excused: tasks that were on the worker when it was killed.
+    :param away: from when to when the database was away, or not all had found it again.
+    :param killed: tries that were on the worker when it was killed.
     """
 
     system: System
     groups: list[Group]
     parts: Iterator[list[Wait]]
     meter: Meter
-    excused: set[tuple[str, str, int]] = field(default_factory=set)
+    away: tuple[float, float] = (0.0, 0.0)
+    killed: set[Try] = field(default_factory=set)
     faults: list[str] = field(default_factory=list)
 
     @property
@@ -172,13 +175,7 @@ def storm(system: System) -> None:
     system.wait_for_end(groups)
 
     for group in groups:
-        excused = (
-            weather.excused
-            | system.airflow.mixed_up(group.dag_id)
-            | system.airflow.failed_by_itself(group.dag_id)
-        )
-        tally = judge(group, system.database.rows(group), system.runs, excused)
-        system.keep(group.dag_id, tally)
+        system.keep(group.dag_id, system.judge(group, killed=weather.killed, away=weather.away))
     system.facts |= {
         "day": datetime.now(timezone.utc).date(),
         "scale": asdict(scale),
@@ -208,12 +205,12 @@ def triggerer_killed(weather: Weather) -> None:
 def worker_killed(weather: Weather) -> None:
     """Kill the worker that has more to do, and start it again."""
     system = weather.system
-    victim = max(WORKERS, key=lambda name: len(_tasks(weather, RUNNING, system.airflow.members(name))))
+    victim = max(WORKERS, key=lambda name: len(_running(weather, system.airflow.members(name))))
     frozen = system.airflow.freeze(victim)
     # What it has told Airflow is in the database by then.
     system.let_pass(1)
-    running = _tasks(weather, RUNNING, frozen)
-    weather.excused |= running | _tasks(weather, QUEUED)
+    running = _running(weather, frozen)
+    weather.killed |= running
     system.airflow.kill(victim)
     weather.note(f"{victim} killed (SIGKILL) with {len(running)} tasks")
     with weather.runs_end(weather.scale.interval):
@@ -226,10 +223,13 @@ def database_restarted(weather: Weather) -> None:
     """Stop the database for a moment; the triggerers end with it, and take their waits on when they are back."""
     system = weather.system
     weather.note(f"database restarted, {weather.scale.database_away:.0f} s away")
-    with weather.runs_end(weather.scale.database_away + weather.scale.calm):
-        system.postgres.restart(weather.scale.database_away)
-        system.wait_for_takeover(weather.groups, time.time())
-    system.let_pass(weather.scale.interval)
+    began = time.time()
+    with system.airflow.supervised():
+        with weather.runs_end(weather.scale.database_away + weather.scale.calm):
+            system.postgres.restart(weather.scale.database_away)
+            system.wait_for_takeover(weather.groups, time.time())
+        system.let_pass(weather.scale.interval)
+    weather.away = began, time.time()
     weather.meter.end("database restarted")
 
 
@@ -321,7 +321,7 @@ def _few_bad(waits: list[Wait]) -> list[Wait]:
     return waits
 
 
-def _tasks(weather: Weather, state: str, pids: Any = None) -> set[tuple[str, str, int]]:
-    """Return the tasks that are in a state, of these processes if any are named."""
-    rows = {key: row for group in weather.groups for key, row in weather.system.database.rows(group).items()}
-    return {key for key, row in rows.items() if row.state == state and (pids is None or row.pid in pids)}
+def _running(weather: Weather, pids: Collection[int]) -> set[Try]:
+    """Return the tries that these processes carry out."""
+    rows = [item for group in weather.groups for item in weather.system.database.rows(group).items()]
+    return {(*key, row.try_number) for key, row in rows if row.state == RUNNING and row.pid in pids}

@@ -90,6 +90,7 @@ class Postgres:
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         command = [str(self._programs / "postgres"), "-D", str(self.folder / "data"), *options]
         # SIGINT is its fast shutdown: it breaks the connections that are left.
+        self._connection = None
         self._process = Process(
             "postgres", command, self.folder, {}, end_signal=signal.SIGINT, user=SYSTEM_USER
         )
@@ -102,14 +103,7 @@ class Postgres:
         self.start()
 
     def select(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Carry out a query, also after a restart."""
-        try:
-            return self._selected(query, values)
-        except (psycopg2.OperationalError, psycopg2.InterfaceError):
-            self._connection = None
-            return self._selected(query, values)
-
-    def _selected(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        """Carry out a query."""
         self._connection = self._connection or self.connect()
         with self._connection.cursor() as cursor:
             cursor.execute(query, values)

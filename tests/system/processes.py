@@ -93,14 +93,16 @@ class Process:
             self._note(f"is asked to end ({self._end_signal.name})")
             self._process.send_signal(self._end_signal)
 
-    def stop(self) -> None:
-        """End it, and what it has started: asked first, killed when that takes too long."""
+    def stop(self) -> bool:
+        """End it, and what it has started: asked first, killed when that takes too long. Tell whether it did as asked."""
         left = family(self.pid)
         self.ask_to_end()
         if self.lives:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(PATIENCE)
+        has_ended = not self.lives
         self._kill(left)
+        return has_ended
 
     def freeze(self) -> dict[int, float]:
         """Stop it, and what it has started, where they are, and return these processes as ``family`` does."""

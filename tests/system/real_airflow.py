@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 import secrets
 import sys
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from excuses import PACKAGE, Failure, failures
 from loopback import AirflowError, LoopbackAirflow
-from processes import Process, cpu_seconds, family
+from processes import Process, ProcessEndedError, cpu_seconds, family
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
     from types import TracebackType
 
@@ -29,11 +31,9 @@ LOCAL = {
 TRIGGERERS = ("triggerer-1", "triggerer-2")
 WORKERS = ("worker-1", "worker-2")
 PATIENCE = 300.0
-MIXED_UP = re.compile(
-    r"reported that the task instance <TaskInstance: (?P<dag>[^ .]+)\.(?P<task>\S+) (?P<run>\S+) "
-    r"(?:map_index=(?P<index>\d+) )?\[queued\][^>]*> finished with state success"
-)
-RESTARTS_AT_MOST = 5
+# Each component may end by itself so often while the database is away: again, if it is still away then.
+RESTARTS_AT_MOST = 3
+OUR_FRAME = re.compile(rf"{PACKAGE}/[\w/]+\.py")
 
 
 def distributed(slots: int) -> dict[str, list[str]]:
@@ -70,7 +70,6 @@ class Airflow(LoopbackAirflow):
     :param home: an empty folder; ``dags`` in it is made here.
     :param database: the URL of its database.
     :param components: what it consists of.
-    :param supervised: start a component again that ends by itself, as a platform does.
     :param settings: further environment variables.
     """
 
@@ -79,8 +78,6 @@ class Airflow(LoopbackAirflow):
         home: Path,
         database: str,
         components: dict[str, list[str]],
-        *,
-        supervised: bool = False,
         **settings: str,
     ) -> None:
         self.dags = home / "dags"
@@ -98,8 +95,8 @@ class Airflow(LoopbackAirflow):
         }
         super().__init__(home, self.dags, **own | settings)
         self.components = components
-        self.supervised = supervised
         self.restarts: list[str] = []
+        self._is_supervised = False
         self._processes: dict[str, Process] = {}
 
     def __enter__(self) -> Self:
@@ -123,8 +120,9 @@ class Airflow(LoopbackAirflow):
         """End all processes."""
         for process in self._processes.values():
             process.ask_to_end()
-        for name in list(self._processes):
-            self.stop(name)
+        for process in self._processes.values():
+            process.stop()
+        self._processes.clear()
 
     def run(self, *command: str) -> None:
         """Run a command of Airflow's to its end."""
@@ -147,8 +145,14 @@ class Airflow(LoopbackAirflow):
         self._processes[name] = self._started(name, self.components[name], **settings)
 
     def stop(self, name: str) -> None:
-        """Ask a component to end, and wait for that."""
-        self._processes.pop(name).stop()
+        """
+        Ask a component to end, and wait for that.
+
+        :raises ProcessEndedError: it had to be killed.
+        """
+        process = self._processes.pop(name)
+        if not process.stop():
+            raise ProcessEndedError(f"{name} did not end when asked to:\n{process.last_lines()}")
 
     def kill(self, name: str) -> None:
         """End a component as a crash does."""
@@ -166,16 +170,28 @@ class Airflow(LoopbackAirflow):
         """
         Make sure that every component lives.
 
-        :raises ProcessEndedError: one has ended, or has too often.
+        :raises ProcessEndedError: one has ended, or has too often while it may.
         """
         for name, process in list(self._processes.items()):
-            if self.supervised and not process.lives and self.restarts.count(name) < RESTARTS_AT_MOST:
+            if not process.lives and self._may_start_again(name, process):
                 print(f"  {name} ended by itself and is started again", flush=True)
                 self.restarts.append(name)
                 process.kill()
                 self.start(name)
             else:
                 process.check()
+
+    @contextmanager
+    def supervised(self) -> Iterator[None]:
+        """Start a component again that ends by itself during the block, as a platform does."""
+        self._is_supervised = True
+        yield
+        self.check()
+        self._is_supervised = False
+
+    def _may_start_again(self, name: str, process: Process) -> bool:
+        is_ours = OUR_FRAME.search(process.last_lines())
+        return self._is_supervised and not is_ours and self.restarts.count(name) < RESTARTS_AT_MOST
 
     def cpu_seconds(self) -> dict[str, float]:
         """Return the CPU that each component has used, with all that it has started."""
@@ -186,38 +202,19 @@ class Airflow(LoopbackAirflow):
         event = f"Received executor event with state success for task instance TaskInstanceKey(dag_id='{dag_id}', "
         return (self.home / "scheduler.log").read_text(errors="replace").count(f"{event}task_id='wait")
 
-    def mixed_up(self, dag_id: str) -> set[tuple[str, str, int]]:
-        """
-        Return the tasks of a DAG that Airflow itself has sent into another try.
+    def failures(self, dag_id: str) -> list[Failure]:
+        """Return the tries of a DAG's tasks that raised, by the tasks' logs."""
+        return list(failures(self.home / "logs" / f"dag_id={dag_id}"))
 
-        When a machine is busy, the scheduler may hear of a start's end only after the next start is
-        queued, takes it for the end of that one, and fails the try; it says so in its log.
-        """
-        told = (self.home / "scheduler.log").read_text(errors="replace")
-        return {
-            (found["run"], found["task"], int(found["index"] or -1))
-            for found in MIXED_UP.finditer(told)
-            if found["dag"] == dag_id
-        }
-
-    def failed_by_itself(self, dag_id: str) -> set[tuple[str, str, int]]:
-        """
-        Return the tasks of a DAG of which a try failed in Airflow's own code alone, by the task's log.
-
-        A worker hands in a task's XCom once its work is done; with the database away, nobody takes it.
-        """
-        logs = (self.home / "logs" / f"dag_id={dag_id}").rglob("attempt=*.log")
-        lines = [line for log in logs for line in log.read_text(errors="replace").splitlines()]
-        failures = [json.loads(line) for line in lines if '"Task failed with exception"' in line]
-        return {
-            (failure["run_id"], failure["task_id"], failure["map_index"])
-            for failure in failures
-            if not any(
-                "airflow_anon" in frame["filename"]
-                for error in failure["error_detail"]
-                for frame in error["frames"]
-            )
-        }
+    def our_frames(self) -> list[str]:
+        """Return lines in which a triggerer tells of an error in our code: it is to hear of none."""
+        logs = [self.home / f"{name}.log" for name in self.components if name.startswith("triggerer")]
+        return [
+            line
+            for log in logs
+            for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+            if OUR_FRAME.search(line)
+        ]
 
     def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
         """Start a run of a DAG that Airflow knows, and return the run's id."""

@@ -6,6 +6,8 @@ import json
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from excuses import CAUSES
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -16,11 +18,13 @@ COLUMNS = {
     "false_red": "false red",
     "other_state": "other state",
     "wrong_xcom": "wrong XCom",
+    "wrong_read": "wrong read",
     "too_early": "too early",
+    "too_late": "too late",
     "retried": "retried",
-    "excused": "excused",
     "worker_starts": "worker starts",
     "needless_starts": "needless",
+    "miscounted_starts": "miscounted",
     "delay_median": "delay: median",
     "delay_longest": "longest",
 }
@@ -47,16 +51,32 @@ def summary(results: list[dict[str, Any]], facts: dict[str, Any]) -> str:
             f"after the look that saw the end ({_times(figures['lag_ratio'])} the peer's)"
         )
     lines += [_told(window) for window in facts.get("windows", ())]
+    lines += [_excused(cause, count) for cause, count in facts.get("excuses", {}).items()]
+    lines += [f"gave up: {what}" for what in facts.get("gave_up", ())]
+    lines += [f"raised in a triggerer: {line}" for line in facts.get("our_frames", ())[:5]]
     return "\n".join(lines)
+
+
+def _excused(cause: str, count: dict[str, int]) -> str:
+    too_many = "" if count["tries"] <= count["at_most"] else ": TOO MANY"
+    return (
+        f"excused: {count['tries']} of at most {count['at_most']} tries, where each {CAUSES[cause]}{too_many}"
+    )
 
 
 def _told(window: dict[str, Any]) -> str:
     return (
         f"{window['name']}: {window['seconds']:.0f} s, {window['waits']} waits, {window['in_triggerer']} in triggerers; "
-        f"{window['requests']} requests, {_shown(window['by_triggerer'])} by triggerers, at most "
-        f"{_shown(window['second'])} in a second; {window['most']:.2f} for each wait {window['counted']}"
+        f"{_shown(window['requests'])} requests, {_shown(window['by_triggerer'])} by triggerers, at most "
+        f"{_shown(window['second'])} in a second; for each wait {for_each_wait(window)}"
         + ("" if window["good"] else f", more than {window['bound']}")
     )
+
+
+def for_each_wait(window: dict[str, Any]) -> str:
+    """Return how many requests a window had for each wait, and how they were counted."""
+    most = "-" if window["most"] is None else f"{window['most']:.2f}"
+    return f"{most} {window['counted']}"
 
 
 def ratios(results: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:

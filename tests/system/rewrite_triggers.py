@@ -22,7 +22,10 @@ def main(cases: dict[str, dict[str, Any]]) -> None:
     known = {name for case in cases.values() for name in case["arguments"]}
     (class_path,) = {case["trigger"] for case in cases.values()}
     with create_session() as session:
-        for trigger in session.scalars(select(Trigger)):
+        waiting = session.scalars(select(Trigger)).all()
+        if not waiting:
+            sys.exit("No trigger waits: there is nothing that could outlive a release.")
+        for trigger in waiting:
             trigger.classpath = class_path
             trigger.kwargs = {name: value for name, value in trigger.kwargs.items() if name in known}
 

@@ -72,6 +72,7 @@ def _run(options: argparse.Namespace) -> int:
                 begun = time.monotonic()
                 scenarios[number](system)
                 say(f"   {time.monotonic() - begun:.0f} s")
+        system.sum_up()
         good = system.good
     finally:
         if system is not None:

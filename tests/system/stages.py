@@ -50,9 +50,14 @@ def distributed(folder: Path, scale: Any, chance: random.Random) -> Iterator[Sys
         settings = real_airflow.celery(redis.url, postgres.url)
         settings["PYTHONPATH"] = str(copy_package(folder / "package"))
         components = real_airflow.distributed(scale.slots)
-        with Airflow(homes["airflow"], postgres.url, components, supervised=True, **settings) as airflow:
+        with Airflow(homes["airflow"], postgres.url, components, **settings) as airflow:
             system = System(airflow, Database(postgres.select), Runs(simulator), postgres, scale, chance)
             system.servers = (redis,)
+            # Only what a worker has begun can be lost with it, or fail to hand in what it did.
+            system.bounds = {
+                "worker_killed": scale.slots,
+                "database_away": len(real_airflow.WORKERS) * scale.slots,
+            }
             system.facts = {
                 "versions": _versions() | {"PostgreSQL": postgres.version, "Redis": redis.version}
             }

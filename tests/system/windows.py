@@ -38,22 +38,22 @@ class Window:
     seconds: float
     waits: int
     in_triggerer: int
-    requests: int
+    requests: int | None
     by_triggerer: int | None
     densest: int | None
     second: int | None
     counted: str
-    most: float
+    most: float | None
     bound: float
 
     @property
     def good(self) -> bool:
-        """Whether there was no storm."""
-        return self.most <= self.bound
+        """Whether there was no storm; that nothing was counted is said, and proves nothing either way."""
+        return self.waits > 0 and (self.most is None or self.most <= self.bound)
 
     def as_json(self) -> dict[str, Any]:
         """Return it for the result."""
-        return asdict(self) | {"most": round(self.most, 3), "good": self.good}
+        return asdict(self) | {"good": self.good}
 
 
 class Meter:
@@ -85,9 +85,11 @@ class Meter:
     def end_away(self, name: str, knocks: int | None) -> None:
         """End a window in which no request could arrive, but there were so many attempts to connect, if they were counted."""
         window = self._end(name, MOST_PER_WAIT)
-        known = {"by_triggerer": None, "densest": None, "second": None, "requests": knocks or 0}
-        counted = ATTEMPTS if knocks is not None else NOT_COUNTED
-        self._keep(replace(window, **known, counted=counted, most=(knocks or 0) / max(window.waits, 1)))
+        known = {"by_triggerer": None, "densest": None, "second": None, "requests": knocks}
+        if knocks is None:
+            self._keep(replace(window, **known, counted=NOT_COUNTED, most=None))
+        else:
+            self._keep(replace(window, **known, counted=ATTEMPTS, most=knocks / max(window.waits, 1)))
 
     def _begin(self) -> None:
         self._at = time.monotonic()

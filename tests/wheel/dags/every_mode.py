@@ -66,7 +66,7 @@ with DAG("every_mode", schedule=None, default_args={"retries": 2, "retry_delay":
             return found.completed_at.isoformat()
         return str(found.status)
 
-    hooks(fetch.output)  # type: ignore[arg-type]  # a promise of the value
+    hooks(fetch.output)
     [poke, reschedule, deferred, without_worker] >> fetch
 
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG, Param, task
+from airflow.providers.common.compat.sdk import Param, dag, task
 
 from airflow_anon.sensors import AnonWorkflowRunSensor
 
-with DAG(
-    dag_id="anon_map_over_runs",
+
+@dag(
     schedule=None,
     params={"workflow_run_ids": Param([], type="array", description="The runs to wait for.")},
+    doc_md=__doc__,
     tags=["anon"],
-):
+)
+def anon_map_over_runs() -> None:
 
     @task
     def list_runs(params: dict[str, Any] | None = None) -> list[str]:
@@ -32,8 +34,11 @@ with DAG(
     ).expand(workflow_run_id=list_runs())
 
     @task
-    def sum_up(runs: list[dict[str, Any]]) -> list[str]:
-        """Take the JSON of all runs, in the order of their ids."""
+    def sum_up(runs: Any) -> list[str]:
+        """Take the JSON of all runs, in the order of their ids: Airflow hands on a list that it reads lazily."""
         return [run["status"] for run in runs]
 
     sum_up(wait.output)
+
+
+anon_map_over_runs()

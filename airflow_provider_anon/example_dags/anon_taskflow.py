@@ -7,24 +7,28 @@ sensor, see ``anon_wait_for_run.py``.
 
 from __future__ import annotations
 
-from airflow.providers.common.compat.sdk import DAG, Param, task
+from typing import Any
+
+from airflow.providers.common.compat.sdk import Param, dag, task
 
 from airflow_anon.hooks import AnonHook
 
-with DAG(
-    dag_id="anon_taskflow",
+
+@dag(
     schedule=None,
     params={"workflow_run_id": Param(type="string", format="uuid", description="The run to wait for.")},
+    doc_md=__doc__,
     tags=["anon"],
-):
+)
+def anon_taskflow() -> None:
 
     @task
-    def look(workflow_run_id: str) -> str:
-        """Look at the run once, whatever its status."""
+    def look(workflow_run_id: str) -> dict[str, Any]:
+        """Look at the run once, whatever its status, and hand its JSON on."""
         with AnonHook("anon_default") as hook:
             run = hook.get_workflow_run(workflow_run_id)
         print(f"It is {run.status}, in state {run.current_state_name}, since {run.updated_at}.")
-        return run.id
+        return run.to_payload()
 
     @task
     def wait(workflow_run_id: str) -> float:
@@ -33,4 +37,7 @@ with DAG(
             run = hook.wait_for_workflow_run(workflow_run_id, poke_interval=2, timeout=600)
         return run.seconds_run
 
-    seconds = wait(look("{{ params.workflow_run_id }}"))
+    look("{{ params.workflow_run_id }}") >> wait("{{ params.workflow_run_id }}")
+
+
+anon_taskflow()

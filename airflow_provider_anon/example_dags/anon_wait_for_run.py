@@ -9,16 +9,18 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG, Param, task
+from airflow.providers.common.compat.sdk import Param, dag, task
 
 from airflow_anon.sensors import AnonWorkflowRunSensor
 
-with DAG(
-    dag_id="anon_wait_for_run",
+
+@dag(
     schedule=None,
     params={"workflow_run_id": Param(type="string", format="uuid", description="The run to wait for.")},
+    doc_md=__doc__,
     tags=["anon"],
-):
+)
+def anon_wait_for_run() -> None:
     wait_for_run = AnonWorkflowRunSensor(
         task_id="wait_for_run",
         workflow_run_id="{{ params.workflow_run_id }}",
@@ -33,3 +35,6 @@ with DAG(
         print(f"Workflow run {run['id']} ended as {run['status']} at {run['completedAt']}.")
 
     use_the_run(wait_for_run.output)
+
+
+anon_wait_for_run()

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 
-from airflow.providers.common.compat.sdk import DAG, Asset, Param, task
+from airflow.providers.common.compat.sdk import Asset, Param, dag, task
 
 from airflow_anon.sensors import AnonWorkflowRunSensor
 
 INVOICES = Asset("anon_invoices")
 
-with DAG(
-    dag_id="anon_asset_from_run",
+
+@dag(
     schedule=None,
     params={"workflow_run_id": Param(type="string", format="uuid", description="The run to wait for.")},
+    doc_md=__doc__,
     tags=["anon"],
-):
-    wait = AnonWorkflowRunSensor(
+)
+def anon_asset_from_run() -> None:
+    AnonWorkflowRunSensor(
         task_id="wait",
         workflow_run_id="{{ params.workflow_run_id }}",
         deferrable=True,
@@ -28,12 +30,14 @@ with DAG(
         outlets=[INVOICES],
     )
 
-with DAG(
-    dag_id="anon_on_new_invoices",
+
+@dag(
     schedule=[INVOICES],
     start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
+    doc_md=__doc__,
     tags=["anon"],
-):
+)
+def anon_on_new_invoices() -> None:
 
     @task
     def read_invoices() -> None:
@@ -41,3 +45,7 @@ with DAG(
         print("There are new invoices.")
 
     read_invoices()
+
+
+anon_asset_from_run()
+anon_on_new_invoices()

@@ -10,16 +10,18 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG, Param, task
+from airflow.providers.common.compat.sdk import Param, dag, task
 
 from airflow_anon.sensors import AnonWorkflowRunsSensor
 
-with DAG(
-    dag_id="anon_many_runs",
+
+@dag(
     schedule=None,
     params={"workflow_run_ids": Param([], type="array", description="The runs to wait for.")},
+    doc_md=__doc__,
     tags=["anon"],
-):
+)
+def anon_many_runs() -> None:
 
     @task
     def start_runs(params: dict[str, Any] | None = None) -> list[str]:
@@ -40,3 +42,6 @@ with DAG(
         return [run["status"] for run in runs]
 
     sum_up(wait.output)
+
+
+anon_many_runs()

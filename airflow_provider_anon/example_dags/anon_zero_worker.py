@@ -9,23 +9,26 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.providers.common.compat.sdk import DAG, Param, task
+from airflow.providers.common.compat.sdk import Param, dag, task
 
 from airflow_anon.sensors import AnonWorkflowRunSensor
 
-with DAG(
-    dag_id="anon_zero_worker",
+
+@dag(
     schedule=None,
-    params={"workflow_run_id": Param(type="string", format="uuid", description="The run to wait for.")},
+    # With a default: Airflow starts no task without a worker if its DAG has a Param that may be missing.
+    params={"workflow_run_id": Param("", type="string", description="The run to wait for.")},
+    doc_md=__doc__,
     tags=["anon"],
-):
+)
+def anon_zero_worker() -> None:
 
     @task
     def start_run(workflow_run_id: str) -> str:
         """Return the id of a run; in a DAG of yours this is the task that starts it."""
         return workflow_run_id
 
-    wait = AnonWorkflowRunSensor(
+    AnonWorkflowRunSensor(
         task_id="wait",
         workflow_run_id=start_run("{{ params.workflow_run_id }}"),
         start_from_trigger=True,
@@ -33,3 +36,6 @@ with DAG(
         poke_interval=2,  # for the demo; the usual 60 suits most runs
         timeout=timedelta(days=2),
     )
+
+
+anon_zero_worker()

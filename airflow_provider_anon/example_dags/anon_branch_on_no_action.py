@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG, Param, task
+from airflow.providers.common.compat.sdk import Param, dag, task
 
 from airflow_anon.sensors import AnonWorkflowRunSensor
 
-with DAG(
-    dag_id="anon_branch_on_no_action",
+
+@dag(
     schedule=None,
     params={"workflow_run_id": Param(type="string", format="uuid", description="The run to wait for.")},
     default_args={"poke_interval": 2},  # for the demo; the usual 60 suits most runs
+    doc_md=__doc__,
     tags=["anon"],
-):
+)
+def anon_branch_on_no_action() -> None:
     wait = AnonWorkflowRunSensor(
         task_id="wait", workflow_run_id="{{ params.workflow_run_id }}", deferrable=True
     )
@@ -49,3 +51,6 @@ with DAG(
     )
 
     wait_or_skip >> publish.override(task_id="publish_unless_skipped")()
+
+
+anon_branch_on_no_action()
