@@ -17,7 +17,6 @@ from loopback import AirflowError
 from raw_api import UNAVAILABLE, RawApi
 
 HERE = Path(__file__).parent
-EXAMPLES = HERE.parents[1] / "example_dags"
 # What the demo sets for the sake of speed; a user has none of it.
 NOT_STOCK = (
     "AIRFLOW__API__WORKERS",
@@ -236,14 +235,15 @@ def play(
     options: dict[str, list[str]] | None = None,
     **settings: str,
 ) -> Outcome:
-    """Run DAGs at once in an Airflow of their own, and return what has become of them."""
+    """
+    Run DAGs at once in an Airflow of their own, and return what has become of them.
+
+    The examples are where the package has them: Airflow loads them if it is set to load its own.
+    """
     folder = home / "dags"
     folder.mkdir()
     for dag_id in OWN:
         shutil.copy(HERE / "dags" / f"{dag_id}.py", folder)
-    if dags.keys() > OWN.keys():
-        for example in EXAMPLES.glob("*.py"):
-            shutil.copy(example, folder)
     if plugin is not None:
         (home / "plugins").mkdir()
         shutil.copy(plugin, home / "plugins")

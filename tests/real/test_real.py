@@ -11,7 +11,8 @@ import pytest
 from scenario import EXAMPLE_DAGS, OWN, Outcome
 from variants import STARTS, STARTS_ON_WORKER
 
-pytestmark = pytest.mark.timeout(700)
+# One Airflow for all of them, on one worker of pytest's.
+pytestmark = [pytest.mark.timeout(700), pytest.mark.xdist_group("real")]
 
 HOLD = timedelta(seconds=10)
 FAILED, LATE, LOST = "AnonWorkflowRunFailedError", "AnonWaitTimeoutError", "AnonUnavailableError"
