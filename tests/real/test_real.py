@@ -1,4 +1,15 @@
-"""Every way of waiting in a real Airflow: its database, its next tasks and its logs are the judge."""
+"""
+Every way of waiting in a real Airflow: its database, its next tasks and its logs are the judge.
+
+What the imitation in ``carry_out.py`` takes for granted is judged here:
+
+- a trigger's arguments and its event travel as JSON, beside what the task keeps: ``*_deferred``, ``many_*``;
+- without a worker, arguments are rendered in the triggerer, and the trigger knows its end: ``*_without_worker``;
+- an event ends a task, passed or skipped, with the XCom and the link that the trigger has written;
+- each start has an object of its own, and a rescheduled one knows when the first began: ``late_reschedule``;
+- the task state store keeps what the last start knew: ``asked_reschedule``;
+- the run's failure and a timeout are not tried again, lost contact is; ``soft_fail`` skips: ``every_end``.
+"""
 
 from __future__ import annotations
 
