@@ -23,6 +23,7 @@ from airflow_anon.exceptions import (
     AnonWorkflowRunFailedError,
 )
 from airflow_anon.sensors import AnonWorkflowRunSensor, AnonWorkflowRunsSensor
+from airflow_anon.simulator.scripted_run import ScriptedRun
 
 # Airflow 3 logs through structlog to stdout, Airflow 2 through logging, which the harness listens to.
 LOG_LINE = re.compile(r"^\S+Z \[\w+ *\] (.*?) +\[[\w.]*airflow_anon[\w.]*\]", re.MULTILINE)
@@ -550,6 +551,23 @@ def test_a_person_may_not_take_for_ever(wait, simulator, clock, callback):
     assert "user_input_timeout is 10 min" in str(story.error)
     assert "approve" in str(story.error)
     assert 690 <= clock.passed < 740
+
+
+@pytest.mark.parametrize("callback", [None, lambda context: None], ids=["alone", "with a callback"])
+def test_a_person_has_the_whole_time_though_the_api_says_that_it_asked_last_year(
+    wait, mode, simulator, clock, callback, monkeypatch
+):
+    if mode == "reschedule" and not AIRFLOW_V_3_3_PLUS:
+        pytest.skip("this Airflow keeps nothing between two looks, so the API's word is all there is")
+    payload = ScriptedRun.payload
+    last_year = {"updatedAt": "2025-01-01T00:00:00Z"}
+    monkeypatch.setattr(ScriptedRun, "payload", lambda self: payload(self) | last_year)
+    run_id = simulator.create_run("IN_PROGRESS 100s, AWAITING_USER_INPUT until answered, COMPLETED")
+
+    story = wait(run_id, user_input_timeout=600, on_awaiting_user_input_callback=callback)
+
+    assert (story.state, type(story.error)) == ("failed", AnonUserInputTimeoutError)
+    assert 660 <= clock.passed < 740
 
 
 def test_time_spent_on_other_questions_does_not_count(wait, simulator):
