@@ -188,7 +188,10 @@ class BaseWait(ABC, Generic[M]):
 
     def tell_why_on_worker(self, context: Context) -> None:
         """Tell the log why a sensor that was to start in the triggerer is on a worker."""
-        if self.sensor.asked_to_start_in_triggerer and (obstacle := self.why_not_start()):
+        if not self.sensor.asked_to_start_in_triggerer:
+            return
+        is_mapped = context["ti"].map_index not in (None, -1)
+        if obstacle := self.why_not_start() or (is_mapped and "it is mapped"):
             self.sensor.log.info("The sensor starts on a worker, not in the triggerer: %s.", obstacle)
 
     def start_trigger_args(self) -> StartTriggerArgs:

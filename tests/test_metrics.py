@@ -6,6 +6,7 @@ import asyncio
 import re
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSkipException, AirflowTaskTimeout, Stats
@@ -220,11 +221,20 @@ async def broken_off(trigger, clock, seconds):
 
 def test_a_triggerer_that_dies_counts_neither_start_nor_end_again(simulator, clock, server):
     run_id = simulator.create_run("PENDING 200s, IN_PROGRESS 400s, COMPLETED")
-    arguments = {"workflow_run_id": run_id, "poke_interval": INTERVAL, "end_from_trigger": AIRFLOW_V_3_3_PLUS}
 
-    asyncio.run(broken_off(AnonWorkflowRunTrigger(**arguments), clock, 100))
+    def taken_on():
+        trigger = AnonWorkflowRunTrigger(
+            workflow_run_id=run_id,
+            poke_interval=INTERVAL,
+            end_from_trigger=AIRFLOW_V_3_3_PLUS,
+            do_xcom_push=False,
+        )
+        trigger.task_instance = SimpleNamespace(task_id="wait")
+        return trigger
+
+    asyncio.run(broken_off(taken_on(), clock, 100))
     before = server.counters
-    asyncio.run(first_event(AnonWorkflowRunTrigger(**arguments)))
+    asyncio.run(first_event(taken_on()))
 
     assert before.keys() == {"anon.looks"}
     ended = {"anon.wait.ended.completed": 1} if AIRFLOW_V_3_3_PLUS else {}
