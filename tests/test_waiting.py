@@ -132,7 +132,7 @@ def test_a_run_that_failed_before_the_first_look_is_asked_for_once(wait, looks_a
 def test_a_run_may_wait_for_a_person_for_days(wait, simulator):
     run_id = simulator.create_run("AWAITING_USER_INPUT 72h, COMPLETED")
 
-    story = wait(run_id, timeout=timedelta(days=4), poke_interval=600)
+    story = wait(run_id, timeout=timedelta(days=4), poke_interval=3600)
 
     assert story.state == "success", story.error
 
@@ -586,7 +586,7 @@ def test_the_pause_follows_exponential_backoff(wait, simulator, clock):
     story = wait(run_id, poke_interval=10, exponential_backoff=True, max_wait=timedelta(minutes=10))
 
     assert story.state == "success", story.error
-    assert min(clock.slept) >= 9.9
+    assert min(clock.slept) >= 10
     assert max(clock.slept) <= 600 * 1.05 + 1
     assert simulator.requests_for(run_id) < 15
 
@@ -639,9 +639,9 @@ def test_a_second_try_of_a_run_that_is_over_costs_one_request(wait, looks_again,
 def test_the_log_is_told_of_changes_and_not_of_looks(wait, simulator):
     run_id = simulator.create_run("PENDING 40s, IN_PROGRESS 9000s, COMPLETED")
 
-    story = wait(run_id, poke_interval=10, timeout=36000)
+    story = wait(run_id, poke_interval=60, timeout=36000)
 
-    assert simulator.requests_for(run_id) > 800
+    assert simulator.requests_for(run_id) > 140
     assert sum("Still waiting" in line for line in story.log) <= 32
     assert len(story.log) <= 40
     beginning = re.compile(f"Waiting for (workflow run {run_id} of|1 workflow run,)")
