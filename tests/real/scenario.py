@@ -89,7 +89,6 @@ class Outcome:
     # Tracebacks in the logs of processes, and of what they do beside tasks.
     tracebacks: list[str] = field(default_factory=list)
     conf: dict[str, Any] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
 
     def states(self, dag_id: str) -> dict[str, str]:
         """Return the states of a DAG's tasks; those of mapped ones in one word if they are the same."""
@@ -106,7 +105,9 @@ class Outcome:
     def errors(self, key: Key) -> list[str]:
         """Return the kinds of the errors that a task's log tells with a traceback."""
         return [
-            str(line["error_detail"][-1]["exc_type"]) for line in self.logs[key] if line.get("error_detail")
+            str(line["error_detail"][-1]["exc_type"]) if line.get("error_detail") else str(line["event"])
+            for line in self.logs[key]
+            if line.get("error_detail") or TRACEBACK in json.dumps(line)
         ]
 
 
@@ -121,16 +122,18 @@ def body(status: str, further: str = "", *, state: str = '"post_invoice"', compl
     )
 
 
-# What Airflow's encoders raise on, in every place of a body, and what is to come through.
+# What Airflow's encoders raise on, or take for something of theirs, and what is to come through.
 ODD_STATE, FIT_STATE = r'"done \ud83d\u0000"', r'"done \ufffd\ufffd"'
 ODD = (
     r', "big": 36893488147419103232, "far": -1e400, "\udc00key\u0000": {"deep": [1e400, -36893488147419103232, '
-    r'"\ude00\u0000", {"\ud83d": "\ud83d"}]}, "kept": [18446744073709551615, -9223372036854775808, 0.1, "\ud83d\ude00", true, null]'
+    r'"\ude00\u0000", {"\ud83d": "\ud83d"}]}, "kept": [18446744073709551615, -9223372036854775808, '
+    r'0.1, "\ud83d\ude00", true, null], "keys of Airflow": {"__type": "x", "__var": [], "__classname__": 1, "__id__": 1}'
 )
 FIT = (
     r', "big": "36893488147419103232", "far": "-1e400", "\ufffdkey\ufffd": {"deep": ["1e400", '
     r'"-36893488147419103232", "\ufffd\ufffd", {"\ufffd": "\ufffd"}]}, '
-    r'"kept": [18446744073709551615, -9223372036854775808, 0.1, "\ud83d\ude00", true, null]'
+    r'"kept": [18446744073709551615, -9223372036854775808, 0.1, "\ud83d\ude00", true, null], "keys of Airflow": '
+    r'{"\ufffd__type": "x", "\ufffd__var": [], "\ufffd__classname__": 1, "\ufffd__id__": 1}'
 )
 PLAIN = r', "kept": [9007199254740993, 0.1, "\u00e9\ud83d\ude00", {"deep": [null]}]'
 UNDER_WAY, GOOD, BAD, NOTHING, ASKS = (
@@ -235,7 +238,11 @@ def play(
     options: dict[str, list[str]] | None = None,
     **settings: str,
 ) -> Outcome:
-    """Run DAGs at once in an Airflow of their own, and return what has become of them."""
+    """
+    Run DAGs at once in an Airflow of their own, and return what has become of them.
+
+    The examples are where the package has them: Airflow loads them if it is set to load its own.
+    """
     folder = home / "dags"
     folder.mkdir()
     for dag_id in OWN:
@@ -256,32 +263,25 @@ class Play:
         self.api, self.airflow, self.dags = api, airflow, dags
         self.outcome = Outcome()
         self.runs: dict[str, str] = {}
-        self.began = time.monotonic()
 
     def go_on(self) -> Outcome:
         """Start, wait for all ends, and read what Airflow says."""
         for dag_id in self.dags:
             self.airflow.wait_for_dag(dag_id)
-        self._mark("all DAGs are read")
         for dag_id in self.dags:
             self.airflow.ask(f"/dags/{dag_id}", {"is_paused": False}, "PATCH")
         for dag_id, make_conf in self.dags.items():
             if make_conf is not None:
                 self._trigger(dag_id, make_conf(self.api))
-        self._mark("all are triggered")
         self._wait()
-        self._mark("all have ended")
         for dag_id in self.dags:
             self._read(dag_id)
         found = self.airflow.ask("/importErrors") or {}
         self.outcome.import_errors = [one["stack_trace"] for one in found["import_errors"]]
+        self.outcome.ended = self.outcome.ended or self.airflow.tell_of_end()
         self.airflow.stop()
-        self._mark("all is stopped")
         read_logs(self.airflow.home, self.outcome)
         return self.outcome
-
-    def _mark(self, what: str) -> None:
-        self.outcome.seconds[what] = round(time.monotonic() - self.began, 1)
 
     def _trigger(self, dag_id: str, conf: dict[str, Any]) -> None:
         self.outcome.conf[dag_id] = conf

@@ -13,7 +13,7 @@ POKE: dict[str, Any] = {"mode": "poke"}
 RESCHEDULE: dict[str, Any] = {"mode": "reschedule"}
 DEFERRED: dict[str, Any] = {"deferrable": True}
 WITHOUT_WORKER: dict[str, Any] = {"start_from_trigger": True, "end_from_trigger": True}
-SHORT: dict[str, Any] = {"timeout": 12}
+SHORT: dict[str, Any] = {"timeout": 20}
 
 
 def ask(context: Context) -> None:

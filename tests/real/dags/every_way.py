@@ -30,14 +30,14 @@ def is_right(name: str, run: Any) -> bool:
 
 
 @task
-def use_runs(**runs: Any) -> None:
+def use_runs(runs: dict[str, Any]) -> None:
     """Take the XCom of sensors for one run."""
     wrong = {name: run for name, run in runs.items() if not is_right(name, run)}
     assert not wrong, wrong
 
 
 @task
-def use_lists(**lists: Any) -> None:
+def use_lists(lists: dict[str, Any]) -> None:
     """Take the XCom of sensors for many runs, or of mapped tasks: a plain run and an odd one."""
     wrong = {}
     for name, runs in lists.items():
@@ -66,5 +66,5 @@ with DAG("every_way", schedule=None, default_args={"poke_interval": 1, "timeout"
         lists[name] = mapped.output
     name = "one_operator"
     ones[name] = AnonWorkflowRunOperator(task_id=name, workflow_run_id=id_of(name)).output
-    use_runs(**ones)
-    use_lists(**lists)
+    use_runs(ones)
+    use_lists(lists)

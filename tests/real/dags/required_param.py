@@ -10,9 +10,9 @@ from airflow_anon.sensors import AnonWorkflowRunSensor
 
 
 @task
-def use_run(run: dict[str, Any], run_id: str) -> None:
+def use_run(run: dict[str, Any], expected_id: str) -> None:
     """Take the XCom."""
-    assert run["id"] == run_id, run
+    assert run["id"] == expected_id, run
 
 
 with DAG("required_param", schedule=None, params={"run_id": Param(type="string")}):
