@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections import defaultdict
@@ -27,6 +28,7 @@ NOT_STOCK = (
 )
 LONGEST = 400.0
 TICK = 2.0
+MIXED_UP = re.compile(r".*finished with state \w+, but the task instance's state attribute is \w+")
 TRACEBACK = "Traceback (most recent call last)"
 
 Key = tuple[str, str, int]
@@ -88,6 +90,8 @@ class Outcome:
     ended: str = ""
     # Tracebacks in the logs of processes, and of what they do beside tasks.
     tracebacks: list[str] = field(default_factory=list)
+    # What the scheduler says of tasks of which it takes the end of one start for that of the next.
+    mixed_up: list[str] = field(default_factory=list)
     conf: dict[str, Any] = field(default_factory=dict)
 
     def states(self, dag_id: str) -> dict[str, str]:
@@ -321,7 +325,8 @@ class Play:
 
 
 def read_logs(home: Path, outcome: Outcome) -> None:
-    """Read the logs of all tasks, and look for tracebacks in all others."""
+    """Read the logs of all tasks, and look for trouble in all others."""
+    outcome.mixed_up = MIXED_UP.findall((home / "scheduler.log").read_text(errors="replace"))
     for path in sorted(home.glob("*.log")) + sorted((home / "logs").rglob("*")):
         if path.is_file():
             key = _task_of(path)

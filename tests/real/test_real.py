@@ -129,6 +129,10 @@ def test_between_two_starts_are_at_least_ten_seconds(played):
     assert quick == set()
 
 
+def test_the_scheduler_takes_no_end_of_a_start_for_that_of_the_next(played):
+    assert played.mixed_up == []
+
+
 def test_every_other_end_is_what_airflow_records_and_none_is_tried_again_in_vain(played):
     found = {
         key[1]: (task["state"], task["try_number"], played.errors(key))
