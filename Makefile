@@ -2,7 +2,7 @@
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: demo ui test lint types layers docs matrix oldest between system test-system reliability browser screenshots chromium \
+.PHONY: demo ui test lint types layers docs matrix oldest between system test-system real fuzz reliability browser screenshots chromium \
   bench judges mutants wheel audit build constraints clean
 
 AIRFLOW := 3.3.2
@@ -23,7 +23,7 @@ ui: .venv/ready  ## Airflow's UI and the simulator's page side by side, until Ct
 
 test: lint types layers  ## everything that must hold; the last line is pytest's
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 2 --dist loadgroup | tee .venv/pytest.log
+	$(BIN)/coverage run -m pytest -n 2 --dist loadgroup --no-loadscope-reorder | tee .venv/pytest.log
 	@$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 	@tail -n 1 .venv/pytest.log
@@ -58,6 +58,12 @@ system: .venv/ready  ## waits in a real Airflow with PostgreSQL; `make system SI
 
 test-system: .venv/ready  ## waits in an Airflow of several machines that fare badly; `SIZE=--full` for 1,000 of them
 	$(BIN)/python tests/system/run.py --distributed $(SIZE) --result .nox/test-system-result.json
+
+real: .venv/ready  ## the ways of waiting in a real Airflow that is set up in unusual ways
+	$(BIN)/nox -s real
+
+fuzz: .venv/ready  ## many new cases for the property tests, which may take an hour
+	$(BIN)/nox -s fuzz
 
 reliability: .venv/ready  ## write docs/reliability.md from the last `make test-system`
 	$(BIN)/python tests/system/reliability.py .nox/test-system-result.json

@@ -18,7 +18,7 @@ LIMITS = {"3.0.6": ["fastapi<0.132"], "3.2.2": ["fastapi<0.137", "svcs<26"]}
 # What of an installed package came out of the archive: the names of the files and what is in them.
 FILES = """
 from importlib.metadata import files
-ours = [path for path in files("airflow-provider-anon") if path.parts[0] == "airflow_anon" and path.hash]
+ours = [path for path in files("airflow-provider-anon") if path.parts[0] in ("airflow_anon", "airflow_provider_anon") and path.hash]
 print(sorted((str(path), path.hash.value) for path in ours))
 """
 OPENLINEAGE = "apache-airflow-providers-openlineage==2.20.3"
@@ -164,6 +164,7 @@ def wheel(session: nox.Session) -> None:
         session.run("cyclonedx-py", "environment", python, "-o", "sbom.json")
         session.run(python, "bill_of_materials.py", "sbom.json", external=True)
         session.run("mypy", "--strict", "--config-file=", "--python-executable", python, "dags/every_mode.py")
+        session.run(python, "stock_airflow.py", external=True)
         session.run(python, "look_in_every_mode.py", "dags", external=True)
 
 

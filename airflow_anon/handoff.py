@@ -87,6 +87,7 @@ class Handoff:
                 queued_seconds=kwargs["queued_seconds"],
                 warned_of=list(kwargs["warned_of"] or ([last_status] if last_status else [])),
                 told_at=0.0 if kwargs["seen_at"] is None else now,
+                looked_at=None if last_status is None else kwargs["seen_at"],
             ),
             next_look_at=kwargs["next_look_at"],
             asks_user=kwargs["asks_user"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from airflow.providers.common.compat.connection import get_async_connection
@@ -209,6 +210,7 @@ class AnonHook(BaseHook):
         *,
         tell: Callable[[News], None] | None = None,
         patient: str | None = None,
+        on_worker: bool = False,
     ) -> T:
         """
         Carry a conversation with the API out without blocking the event loop.
@@ -218,22 +220,28 @@ class AnonHook(BaseHook):
         :param tell: takes each line for the log, in place of the hook's own.
         :param patient: where the connection is read, if one that cannot be read counts as an API that does not
             answer.
+        :param on_worker: as :meth:`ajoin` takes it.
         """
         from airflow_anon.transport import aconverse
 
-        client = self.ajoin()
+        client = self.ajoin(on_worker=on_worker)
         try:
             return await aconverse(client, conversation, tell=tell or self.tell, patient=patient)
         finally:
             await client.leave()
 
-    def ajoin(self) -> SharedClient:
-        """Join the client that all conversations of one connection and event loop share; leave it at the end."""
+    def ajoin(self, *, on_worker: bool = False) -> SharedClient:
+        """
+        Join the client that all conversations of one connection and event loop share; leave it at the end.
+
+        :param on_worker: whether a signal may end the task meanwhile: then the connection is read as other tasks
+            read theirs. An asynchronous look-up that is cancelled can leave the task's channel to Airflow locked,
+            or out of step.
+        """
         from airflow_anon.sharing import SharedClient
 
-        return SharedClient.join(
-            (type(self), self.anon_conn_id), self.aendpoint, look_counter(self.anon_conn_id)
-        )
+        read = partial(asyncio.to_thread, self.endpoint) if on_worker else self.aendpoint
+        return SharedClient.join((type(self), self.anon_conn_id), read, look_counter(self.anon_conn_id))
 
     async def aconverse_each(
         self,
@@ -242,6 +250,7 @@ class AnonHook(BaseHook):
         *,
         tell: Callable[[News], None],
         patient: str | None = None,
+        on_worker: bool = False,
     ) -> None:
         """
         Carry conversations out side by side, until the last is over or one of them is enough.
@@ -254,7 +263,7 @@ class AnonHook(BaseHook):
         async def carry_out(key: K, conversation: Conversation[T]) -> bool:
             # A task keeps what it returns until all are over, so not the result.
             nonlocal is_enough
-            result = await self.aconverse(conversation, tell=tell, patient=patient)
+            result = await self.aconverse(conversation, tell=tell, patient=patient, on_worker=on_worker)
             is_enough = is_enough or enough(key, result)
             return is_enough
 

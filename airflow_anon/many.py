@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from airflow.providers.common.compat.sdk import AirflowSkipException
 
 from airflow_anon.group import Group, counted, read_ids
 from airflow_anon.handoff import Handoff
+from airflow_anon.loop_thread import run_in_thread
 from airflow_anon.outcomes import conclude_all
 from airflow_anon.passing import GroupReturn, recall, to_json, to_kwargs
 from airflow_anon.protocol import Look, Outcome, Plan, facts_of, take_look
@@ -50,9 +50,12 @@ class ManyWait(BaseWait[Group]):
         return self._look_round(memory, was_seen=memory.was_seen)
 
     def _look_round(self, memory: Group, *, was_seen: bool, is_last: bool = False) -> Look:
+        return run_in_thread(lambda: self._take_round(memory, was_seen=was_seen, is_last=is_last))
+
+    async def _take_round(self, memory: Group, *, was_seen: bool, is_last: bool) -> Look:
         for due in (memory.due, memory.unread):
             if members := due(time.time()):
-                asyncio.run(self._look_at(members, memory, was_seen=was_seen, is_last=is_last))
+                await self._look_at(members, memory, was_seen=was_seen, is_last=is_last)
         look = memory.look()
         if look.outcome is Outcome.WAITING:
             self._tell(memory.sum_up(look.at))
@@ -69,6 +72,7 @@ class ManyWait(BaseWait[Group]):
             group.take,
             tell=lambda news: self._tell(group.hear(news)),
             patient="the worker" if was_seen else None,
+            on_worker=True,
         )
 
     def _tell(self, lines: list[News]) -> None:

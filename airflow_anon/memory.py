@@ -70,6 +70,7 @@ class Memory:
     :param queued_seconds: how long after the run's creation it began, if that was seen.
     :param warned_of: unknown statuses that the log has been told of.
     :param told_at: when the log was last told anything.
+    :param looked_at: when the status was seen; unlike *seen_at* never what only counts as a look.
     """
 
     seen_at: float | None = None
@@ -87,6 +88,7 @@ class Memory:
     queued_seconds: float | None = None
     warned_of: list[str] = field(default_factory=list)
     told_at: float = 0.0
+    looked_at: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON that :meth:`from_json` reads."""
@@ -133,10 +135,10 @@ class Memory:
         changed_at = None if unchanged_for is None else at - unchanged_for
         entered = run.awaits_user_input and (changed or self._changed_unwatched(changed_at))
         if entered:
-            self.awaiting_since = at if changed_at is None else changed_at
+            self.awaiting_since = self._asked_at(at if changed_at is None else changed_at)
         elif not run.awaits_user_input:
             self.awaiting_since = None
-        self.unwatched = False
+        self.unwatched, self.looked_at = False, at
         return news, entered
 
     def warns_of(self, what: str) -> bool:
@@ -145,6 +147,10 @@ class Memory:
             return False
         self.warned_of.append(what)
         return True
+
+    def _asked_at(self, told: float) -> float:
+        """Return when a person was asked: not before our own eyes saw something else, whatever we are told."""
+        return told if self.looked_at is None else max(told, self.looked_at)
 
     def _changed_unwatched(self, changed_at: float | None) -> bool:
         """Say whether a run that looks as it did has been answered, and asks again, while nobody looked."""

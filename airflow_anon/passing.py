@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any
 
 from airflow_anon.exceptions import AnonError, AnonProtocolError, error_from_payload
@@ -59,6 +60,7 @@ def _kept(member: Member) -> dict[str, Any]:
         "status": memory.status,
         "state_name": memory.state_name,
         "seen_at": _whole(memory.seen_at),
+        "looked_at": _whole(memory.looked_at),
         "awaiting_since": _whole(memory.awaiting_since),
     }
     if memory.missed:
@@ -87,7 +89,10 @@ def to_kwargs(group: Group, *, all_ids: bool) -> dict[str, Any]:
     """
     members = list(group.members.values()) if all_ids else group.unfinished
     memories = [member.memory for member in members]
-    seen_as = [[memory.status, memory.state_name, memory.awaiting_since] for memory in memories]
+    seen_as = [
+        [memory.status, memory.state_name, memory.awaiting_since, _whole(memory.looked_at)]
+        for memory in memories
+    ]
     return {
         "workflow_run_ids": list(group.ids)
         if all_ids
@@ -117,11 +122,12 @@ def from_kwargs(plan: Plan, kwargs: Mapping[str, Any], now: float) -> Group:
     )
     group.warned_of += kwargs["warned_of"]
     members, unwatched = list(group.members.values()), went_unwatched(now, kwargs)
-    for numbers, status, state_name, awaiting_since in kwargs["seen_as"]:
+    for numbers, status, state_name, awaiting_since, *looked_at in kwargs["seen_as"]:
         for number in numbers_in(numbers):
             memory = members[number].memory
             memory.status, memory.state_name, memory.awaiting_since = status, state_name, awaiting_since
             memory.unwatched = unwatched
+            memory.looked_at = looked_at[0] if looked_at else None
     return group
 
 
@@ -161,7 +167,7 @@ class GroupReturn:
 
     :param outcome: what the trigger took it for; None for an error.
     :param workflow_run_id: the run that ended the wait for all, if one did, with its *memory*.
-    :param asking: the runs that have begun to wait for a person.
+    :param asking: the runs that have begun to wait for a person, and *asked_at* when each of them did.
     """
 
     plan: Plan
@@ -171,15 +177,24 @@ class GroupReturn:
     asking: list[str] = field(default_factory=list)
     warned_of: list[str] = field(default_factory=list)
     error: AnonError | None = None
+    asked_at: list[float | None] = field(default_factory=list)
 
     @classmethod
     def of(cls, group: Group) -> GroupReturn:
         """Say how the wait for a group ended."""
         decider = group.decider()
         asking = [run.id for run in group.asking][:MOST_NAMED]
+        asked_at = [group.member(workflow_run_id).memory.awaiting_since for workflow_run_id in asking]
         if decider is None:
-            return cls(group.plan, group.look().outcome, asking=asking)
-        return cls(group.plan, decider.outcome, decider.plan.workflow_run_id, decider.memory, asking)
+            return cls(group.plan, group.look().outcome, asking=asking, asked_at=asked_at)
+        return cls(
+            group.plan,
+            decider.outcome,
+            decider.plan.workflow_run_id,
+            decider.memory,
+            asking,
+            asked_at=asked_at,
+        )
 
     def to_event(self, group: Group | None = None) -> dict[str, Any]:
         """Return the payload of the trigger's one event: plain JSON, and small however many runs there are."""
@@ -188,6 +203,7 @@ class GroupReturn:
             "workflow_run_id": self.workflow_run_id,
             "memory": None if self.memory is None else self.memory.to_json(),
             "asks_user": self.asking,
+            "asked_at": self.asked_at,
             "warned_of": [] if group is None else group.warned_of,
             "error": None if self.error is None else self.error.to_payload(),
             "runs": 0 if group is None else group.size,
@@ -216,6 +232,7 @@ class GroupReturn:
                 event["memory"] and Memory.from_json(event["memory"]),
                 list(event["asks_user"]),
                 warned_of,
+                asked_at=list(event.get("asked_at", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise AnonProtocolError(
@@ -238,7 +255,8 @@ class GroupReturn:
             member = group.member(self.workflow_run_id)
             member.memory = replace(self.memory, warned_of=group.warned_of)
             member.was_over = self.outcome is Outcome.OVER
-        for workflow_run_id in self.asking:
-            # As if it had not been seen: it is found anew to wait for a person.
+        for workflow_run_id, asked_at in zip_longest(self.asking, self.asked_at[: len(self.asking)]):
+            # As if it had not been seen: it is found anew to wait for a person, and since then.
             memory = group.member(workflow_run_id).memory
             memory.status = memory.state_name = memory.awaiting_since = None
+            memory.looked_at = asked_at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 PATIENCE = 60.0
+# It takes Airflow a while to listen on its port: below 32768 nobody's connection is given it meanwhile.
+PORTS = range(20_000, 32_000)
 
 
 class AirflowError(Exception):
@@ -60,11 +63,12 @@ class LoopbackAirflow:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that nobody listens on, and that the system gives to nobody who asks for just any."""
+    while True:
+        port = secrets.choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            return port
 
 
 def _environment(home: Path, dags: Path, url: str) -> dict[str, str]:

@@ -39,7 +39,7 @@ nitpick_ignore_regex = [
     # Airflow, and what its classes are made of, is documented elsewhere.
     ("py:.*", r"(airflow|collections|pytest|typing|types|ssl)\..*"),
     # Short names of type hints, which stay short in a signature.
-    ("py:class", r"timedelta|DateTime|ExceptionRetryPolicy|UserInputCallback|Change"),
+    ("py:class", r"timedelta|DateTime|UUID|XComArg|ExceptionRetryPolicy|UserInputCallback|Change"),
 ]
 
 

@@ -97,7 +97,8 @@ class MovingTime:
 
     async def asleep(self, seconds: float) -> None:
         """Sleep beside others: once all who wait on this loop are asleep, the first to wake moves the clocks."""
-        me = Sleeper(self.time() + seconds, next(self.numbers))
+        # As long as was asked for, whatever real time passes meanwhile: the machine may be busy.
+        me = Sleeper(self.offset + seconds, next(self.numbers))
         insort(self.sleepers, me)
         try:
             await self._turn_of(me)
@@ -105,8 +106,8 @@ class MovingTime:
             self.sleepers.remove(me)
             if self.sleepers:
                 self.sleepers[0].turn.set()
-        if me.due_at > self.time():
-            self.sleep(max(me.due_at - self.time(), 0.0))
+        if me.due_at > self.offset:
+            self.sleep(me.due_at - self.offset)
 
     async def asleep_alone(self, seconds: float) -> None:
         """Sleep while nobody else is there."""
@@ -115,7 +116,7 @@ class MovingTime:
     async def _turn_of(self, me: Sleeper) -> None:
         # Only the first watches: hundreds that do leave no time for the simulator, which is to answer them.
         calm = 0
-        while me.due_at > self.time() and calm < CALM:
+        while me.due_at > self.offset and calm < CALM:
             if self.sleepers[0] is me:
                 await asyncio.sleep(0)
                 calm = calm + 1 if len(self.sleepers) == waits_here() else 0
@@ -392,6 +393,27 @@ async def until(condition: Callable[[], Any]) -> None:
     """Let the others on this loop go on until it is so."""
     while not condition():
         await asyncio.sleep(0.001)
+
+
+async def longest_block(work: Awaitable[Any]) -> float:
+    """
+    Return for how long the loop did nothing but compute, at most, while *work* was done.
+
+    Counted is the loop's own time: other threads and programs may have the processor meanwhile.
+    """
+    worst = 0.0
+
+    async def beat() -> None:
+        nonlocal worst
+        while True:
+            before = time.thread_time()
+            await asyncio.sleep(0.005)
+            worst = max(worst, time.thread_time() - before)
+
+    heart = asyncio.create_task(beat())
+    await work
+    await cancelled(heart)
+    return worst
 
 
 async def cancelled(task: asyncio.Task[Any]) -> None:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from airflow_anon.simulator import Simulator
 
 HERE = Path(__file__).parent
+# Whole processes of Airflow do not disturb one another where one worker starts them, and its database is made once.
+AIRFLOW = "airflow"
+WITH_AIRFLOW = {"real", "test_docs.py"}
 HOME = Path(tempfile.mkdtemp(prefix="airflow-anon-tests-"))
 
 os.environ["AIRFLOW_HOME"] = str(HOME)
@@ -64,6 +68,22 @@ def pytest_configure() -> None:
     if settings().derandomize:
         # Otherwise constants of our modules are drawn, too: of those that happen to be loaded by then.
         providers._get_local_constants = lambda: providers._local_constants
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what one worker of pytest does in one go: a file, or all that starts Airflow; the longest come first."""
+    groups = [_group(item) for item in items]
+    size = Counter(groups)
+    for item, group in zip(items, groups, strict=True):
+        item.add_marker(pytest.mark.xdist_group(group))
+    order = sorted(zip(groups, items, strict=True), key=lambda pair: (pair[0] != AIRFLOW, -size[pair[0]]))
+    items[:] = [item for _, item in order]
+
+
+def _group(item: pytest.Item) -> str:
+    path = item.path.relative_to(HERE)
+    starts_airflow = path.parts[0] in WITH_AIRFLOW or "database" in getattr(item, "fixturenames", ())
+    return AIRFLOW if starts_airflow else str(path)
 
 
 def pytest_unconfigure() -> None:

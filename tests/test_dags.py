@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import email
 import email.policy
 import json
@@ -84,6 +85,19 @@ def test_many_runs_are_waited_for_in_one_task(database, api):
             assert tasks[task_id].xcom_pull(task_ids=task_id) == [api.run(run_id) for run_id in good]
         assert tasks[f"{mode}_none"].xcom_pull(task_ids=f"{mode}_none") == []
         assert tasks[f"{mode}_count"].xcom_pull(task_ids=f"{mode}_count") == 3
+
+
+@pytest.mark.timeout(300)
+def test_many_runs_are_waited_for_by_a_dag_that_is_tested_within_an_event_loop(database, api):
+    ids = [api.create_run(f"PENDING {looks} looks, COMPLETED") for looks in (1, 2)]
+
+    async def tested():
+        return run_dag(database, "many_in_a_loop", {"ids": ids})
+
+    _, tasks = asyncio.run(tested())
+
+    assert str(tasks["wait"].state) == "success"
+    assert tasks["wait"].xcom_pull(task_ids="wait") == [api.run(run_id) for run_id in ids]
 
 
 EXAMPLES = HERE.parent / "airflow_provider_anon" / "example_dags"

@@ -170,6 +170,18 @@ def test_a_wait_that_is_taken_on_late_was_unwatched(late, unwatched):
     assert here.is_queued is not here.unwatched
 
 
+@pytest.mark.parametrize(
+    ("status", "looked_at"), [("IN_PROGRESS", AT), (None, None)], ids=["seen", "never seen"]
+)
+def test_when_the_run_was_really_seen_goes_along_though_nobody_looked_since(status, looked_at):
+    memory = Memory(seen_at=AT, status=status)
+    kwargs = {"timeout": None, **Handoff("a", Plan(RUN_ID), memory, next_look_at=AT + 7).to_kwargs()}
+
+    here = Handoff.from_kwargs(AT + 5000, kwargs).memory
+
+    assert (here.seen_at, here.looked_at) == (AT + 5000, looked_at)
+
+
 def test_the_unknown_statuses_that_were_warned_of_go_along():
     memory = Memory(seen_at=AT, status="PENDING", warned_of=["PAUSED", "QUEUED"])
     kwargs = {"timeout": None, **Handoff("a", Plan(RUN_ID), memory).to_kwargs()}

@@ -42,6 +42,7 @@ from airflow_anon.exceptions import (
     AnonWorkflowRunFailedError,
 )
 from airflow_anon.group import Group
+from airflow_anon.handoff import Handoff
 from airflow_anon.protocol import Plan
 from airflow_anon.runs import WorkflowRun
 from airflow_anon.sensors import AnonWorkflowRunSensor, AnonWorkflowRunsSensor
@@ -878,6 +879,21 @@ def error_after_a_question(simulator, clock, kind):
     error = kind("It erred.", workflow_run_id=ids[1])
     event = passing.GroupReturn(Plan("", clock.time(), clock.time() + 86400), error=error).to_event()
     return ids, kept, event
+
+
+def test_when_each_run_was_really_seen_goes_along_to_the_triggerer_and_to_the_next_look():
+    plan = Plan("", started_at=100.0)
+    group = Group(plan, [ID, OTHER_ID], fail_fast=True)
+    for member, seen_at in zip(group.members.values(), (500.7, 800.2), strict=True):
+        member.memory.status, member.memory.seen_at, member.memory.looked_at = "IN_PROGRESS", seen_at, seen_at
+    handoff = Handoff("a", plan, next_look_at=900.0).to_kwargs_of_plan()
+    kwargs = json.loads(json.dumps({**handoff, **passing.to_kwargs(group, all_ids=False)}))
+
+    in_triggerer = passing.from_kwargs(plan, kwargs, 5000.0)
+    on_worker = passing.recall(Group(plan, [ID, OTHER_ID], fail_fast=True), passing.to_json(group))
+
+    for there in (in_triggerer, on_worker):
+        assert [member.memory.looked_at for member in there.members.values()] == [500, 800]
 
 
 def test_a_person_whose_question_only_the_triggerer_saw_has_the_whole_time(simulator, clock):

@@ -155,6 +155,41 @@ def test_the_wait_for_a_person_began_when_the_run_last_changed():
 
 
 HOURS = 3600.0
+A_YEAR = 365 * 24 * HOURS
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("IN_PROGRESS/", "AWAITING_USER_INPUT/"), ("AWAITING_USER_INPUT/a", "AWAITING_USER_INPUT/b")],
+    ids=["at work", "another question"],
+)
+def test_the_wait_for_a_person_never_began_before_the_last_good_look_that_saw_something_else(before, after):
+    memory = Memory()
+    for number, scene in enumerate([before, before, "missed", after]):
+        status, _, state = scene.partition("/")
+        if scene == "missed":
+            memory.missed_look("503", NOW + 10 * number)
+        else:
+            memory.saw(run(status, state or None), NOW + 10 * number, A_YEAR)
+
+    assert memory.awaiting_since == NOW + 10
+
+
+def test_the_wait_for_a_person_began_when_the_api_says_it_did_after_the_last_good_look():
+    memory = Memory()
+    memory.saw(run("IN_PROGRESS"), NOW, None)
+
+    memory.saw(run("AWAITING_USER_INPUT"), NOW + HOURS, 600.0)
+
+    assert memory.awaiting_since == NOW + HOURS - 600
+
+
+def test_what_only_counts_as_a_look_says_nothing_of_when_the_wait_for_a_person_began():
+    memory = Memory(seen_at=NOW, status="IN_PROGRESS", looked_at=NOW - 5 * HOURS)
+
+    memory.saw(run("AWAITING_USER_INPUT"), NOW + 1, 4 * HOURS)
+
+    assert memory.awaiting_since == NOW + 1 - 4 * HOURS
 
 
 def asked_before(hours, **fields):

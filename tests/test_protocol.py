@@ -950,6 +950,19 @@ def test_a_person_who_was_asked_too_long_ago_is_over_time_at_the_first_look():
     assert played.now == NOW
 
 
+@pytest.mark.parametrize(
+    "date", [UPDATED + 365 * 86_400, UPDATED + 3600], ids=["a wrong date", "an old change"]
+)
+def test_a_person_has_the_whole_time_whatever_the_api_says_of_the_time_before_our_last_look(date):
+    asked = response(200, payload("AWAITING_USER_INPUT"), headers={"Date": http_date(date)})
+    waiting = plan(user_input_timeout=600)
+
+    played = play(wait_for_run(waiting, Memory()), payload("IN_PROGRESS"), asked)
+
+    assert played.result.outcome is Outcome.USER_INPUT_TIMEOUT
+    assert played.now == NOW + 600
+
+
 @pytest.mark.parametrize("answer", [payload("AWAITING_USER_INPUT"), 503], ids=["run", "503"])
 def test_a_look_is_never_planned_beyond_the_person_s_limit(answer):
     waiting = plan(user_input_timeout=100, poke_interval=3600, outage_tolerance=86_400)

@@ -14,11 +14,11 @@ from airflow.providers.common.compat.sdk import AirflowSkipException, TaskDeferr
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
 from airflow.triggers.base import TriggerEvent
 from airflows_encoders import carried
-from carry_out import TaskInstance, TaskInstance3, cancelled, carried_out, events_of, until
+from carry_out import TaskInstance, TaskInstance3, cancelled, carried_out, events_of, longest_block, until
 from core import RUN_ID
 
 import airflow_anon
-from airflow_anon import hooks, outcomes, protocol
+from airflow_anon import hooks, outcomes, protocol, sharing
 from airflow_anon.exceptions import AnonConfigurationError, AnonUnavailableError
 from airflow_anon.handoff import Return
 from airflow_anon.runs import WorkflowRun
@@ -105,7 +105,9 @@ def test_a_wait_that_is_never_begun_leaves_nothing():
     carried_out(never_begun())
 
 
-def test_many_waits_look_the_connection_up_once(simulator, lookups):
+def test_many_waits_look_the_connection_up_once(simulator, lookups, monkeypatch):
+    # On a busy machine they stand in line for longer, which is no slow API that needs more connections.
+    monkeypatch.setattr(sharing, "LONGEST_IN_QUEUE", 1000)
     run_ids = [simulator.create_run("PENDING 2 looks, COMPLETED") for _ in range(200)]
 
     async def main():
@@ -121,24 +123,12 @@ def test_many_waits_look_the_connection_up_once(simulator, lookups):
 
 def test_a_thousand_waits_that_begin_at_once_do_not_block_the_loop(simulator):
     run_ids = [simulator.create_run("COMPLETED") for _ in range(1000)]
-    worst = 0.0
-
-    async def beat():
-        nonlocal worst
-        while True:
-            before = time.perf_counter()
-            await asyncio.sleep(0.01)
-            worst = max(worst, time.perf_counter() - before - 0.01)
 
     async def main():
         await events_of(trigger_for(run_ids[0]))
-        heart = asyncio.create_task(beat())
-        await asyncio.gather(*(events_of(trigger_for(run_id)) for run_id in run_ids))
-        await cancelled(heart)
+        return await longest_block(asyncio.gather(*(events_of(trigger_for(run_id)) for run_id in run_ids)))
 
-    carried_out(main())
-
-    assert worst < 0.5
+    assert carried_out(main()) < 0.5
 
 
 def test_what_a_connection_says_is_read_without_blocking_the_loop(simulator, monkeypatch):

@@ -62,16 +62,6 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
         )
 
 
-@pytest.fixture(scope="session")
-def free_port() -> Callable[[], int]:
-    def free() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return probe.getsockname()[1]
-
-    return free
-
-
 @pytest.fixture(params=LOOKS)
 def look(request: pytest.FixtureRequest) -> Callable[[str], WorkflowRun]:
     return LOOKS[request.param]

@@ -10,6 +10,7 @@ import pytest
 import trustme
 from carry_out import MODES, carry_out, moving_time
 from judges.programs import find
+from loopback import free_port
 
 from airflow_anon.exceptions import AnonRejectedError, AnonUnavailableError
 from airflow_anon.sensors import AnonWorkflowRunSensor
@@ -78,7 +79,7 @@ http {{
 
 
 @pytest.fixture(scope="module")
-def gateway(serve, free_port, folder, authority, behind):
+def gateway(serve, folder, authority, behind):
     """Ports of nginx, by what is the matter with TLS there."""
     certificates = {
         "good": authority.issue_cert(HERE),
@@ -122,7 +123,7 @@ LogLevel Connect
 
 
 @pytest.fixture(scope="module")
-def proxies(serve, free_port, folder):
+def proxies(serve, folder):
     """Two tinyproxies: one lets everybody through, the other demands a login."""
     found = {}
     for name, more in {"open": "", "guarded": f"BasicAuth me {PROXY_PASSWORD}"}.items():

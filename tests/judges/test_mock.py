@@ -8,6 +8,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout
 from carry_out import MODES, carry_out, moving_time
 from judges.programs import find
+from loopback import free_port
 
 from airflow_anon.exceptions import (
     AnonAuthenticationError,
@@ -28,7 +29,7 @@ EXAMPLES = {
 
 
 @pytest.fixture(scope="module")
-def port(serve, free_port):
+def port(serve):
     number = free_port()
     serve([find("prism"), "mock", "-h", "127.0.0.1", "-p", str(number), str(OPENAPI)], number)
     return number

@@ -48,14 +48,15 @@ of {day}, taken by `{command}` and written by `make reliability`.
 {wrong}
 
 Told from Airflow's own database: each task's state, its tries, its starts on workers, and its XCom as the next task
-gets it. {reads} further tasks, one after each run of a DAG, read what the waits handed on.
+gets it. {reads} further tasks, one for each run of a DAG or mapped task, read what the waits handed on.
 
 ## What ran
 
 PostgreSQL as metadata database, `CeleryExecutor` on Redis with two workers of {slots} slots, two triggerers, scheduler, API
-server and DAG processor, each a process of its own on one machine. The API is the bundled simulator. Its runs end well, with no action taken, or badly, a tenth of them during each fault and the
-rest after the last. Shares are what one machine can start on its workers: a wait in poke mode takes a slot for
-all its time, and each look in reschedule mode is the start of a task.
+server and DAG processor, each a process of its own on one machine. The API is the bundled simulator. Its runs end
+well, with no action taken, or badly, a tenth of them during each fault and the rest after the last. Shares are what one
+machine can start on its workers: a wait in poke mode takes a slot for all its time, and each look in reschedule mode is
+the start of a task.
 
 | kind of wait | waits | tasks | interval | lost | false green | false red |
 |---|---|---|---|---|---|---|

@@ -24,6 +24,7 @@ def main(sbom: Path) -> None:
     assert "Framework :: Apache Airflow :: Provider" in metadata.get_all("Classifier")
     assert any(path.endswith("licenses/LICENSE") for path in files)
     assert "airflow_anon/py.typed" in files
+    assert "airflow_provider_anon/example_dags/anon_wait_for_run.py" in files
     assert not [path for path in files if path.startswith(("tests", "demo", "docs"))]
     (entry,) = installed.entry_points.select(group="apache_airflow_provider")
     provider = entry.load()()
