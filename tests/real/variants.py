@@ -56,7 +56,8 @@ LISTENED = {
 }
 VARIANTS = {
     "core": Variant(),
-    "examples": Variant({"AIRFLOW__CORE__LOAD_EXAMPLES": "True"}, with_examples=True),
+    # Among Airflow's examples is a plugin that listens.
+    "examples": Variant({"AIRFLOW__CORE__LOAD_EXAMPLES": "True"}, with_examples=True, **LISTENED),
     "listener": Variant(plugin=HERE / "plugins" / "listener.py", **LISTENED),
     # Not to the console: what it tells of a task that fails has a traceback.
     "openlineage": Variant(
