@@ -25,9 +25,8 @@ HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE), str(HERE.parents[1] / "demo")]
 
 from raw_api import RawApi  # noqa: E402
-from scenario import GOOD, UNDER_WAY, StockAirflow, body  # noqa: E402
+from scenario import GOOD, MIXED_UP, UNDER_WAY, StockAirflow, body  # noqa: E402
 
-MIXED_UP = re.compile(r"finished with state \w+, but the task instance's state attribute is queued")
 HEARD = re.compile(
     r"(?P<at>\S+)Z \[info +\] Received executor event with state success for task instance "
     r"TaskInstanceKey\(dag_id='race', task_id='(?P<task>\w+)', run_id='(?P<run>[^']+)'"

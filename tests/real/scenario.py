@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections import defaultdict
@@ -27,7 +28,14 @@ NOT_STOCK = (
 )
 LONGEST = 400.0
 TICK = 2.0
+MIXED_UP = re.compile(r".*finished with state \w+, but the task instance's state attribute is \w+")
 TRACEBACK = "Traceback (most recent call last)"
+
+# Airflow's own tracebacks, by their last line, and how many of them there may be.
+KNOWN_TRACEBACKS = {
+    # The DAG processor is ended while its children, two at most, begin to read a file.
+    "EOFError: Request socket closed before length": 2,
+}
 
 Key = tuple[str, str, int]
 MakeConf = Callable[[RawApi], dict[str, Any]]
@@ -86,8 +94,10 @@ class Outcome:
     links: dict[Key, str] = field(default_factory=dict)
     import_errors: list[str] = field(default_factory=list)
     ended: str = ""
-    # Tracebacks in the logs of processes, and of what they do beside tasks.
+    # Tracebacks in the logs of processes, and of what they do beside tasks; the known ones by their last line.
     tracebacks: list[str] = field(default_factory=list)
+    # What the scheduler says of tasks of which it takes the end of one start for that of the next.
+    mixed_up: list[str] = field(default_factory=list)
     conf: dict[str, Any] = field(default_factory=dict)
 
     def states(self, dag_id: str) -> dict[str, str]:
@@ -321,15 +331,23 @@ class Play:
 
 
 def read_logs(home: Path, outcome: Outcome) -> None:
-    """Read the logs of all tasks, and look for tracebacks in all others."""
+    """Read the logs of all tasks, and look for trouble in all others."""
+    outcome.mixed_up = MIXED_UP.findall((home / "scheduler.log").read_text(errors="replace"))
     for path in sorted(home.glob("*.log")) + sorted((home / "logs").rglob("*")):
         if path.is_file():
             key = _task_of(path)
             if key is None:
                 text = path.read_text(errors="replace")
-                outcome.tracebacks += [f"{path.name}: {part[:2000]}" for part in text.split(TRACEBACK)[1:]]
+                outcome.tracebacks += [_told(part) for part in text.split(TRACEBACK)[1:]]
             else:
                 outcome.logs[key] += [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _told(rest: str) -> str:
+    """Return the last line of a traceback if it is known and none of ours, and else all of it."""
+    last = re.search(r"^\S.*$", rest.lstrip(":\n"), flags=re.MULTILINE)
+    text = rest[: 3000 if last is None else rest.index(last[0]) + len(last[0])]
+    return last[0] if last and last[0] in KNOWN_TRACEBACKS and "airflow_anon" not in text else text
 
 
 def _task_of(path: Path) -> Key | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -55,9 +56,18 @@ LISTENED = {
 }
 VARIANTS = {
     "core": Variant(),
-    "examples": Variant({"AIRFLOW__CORE__LOAD_EXAMPLES": "True"}, with_examples=True),
+    # Among Airflow's examples is a plugin that listens.
+    "examples": Variant({"AIRFLOW__CORE__LOAD_EXAMPLES": "True"}, with_examples=True, **LISTENED),
     "listener": Variant(plugin=HERE / "plugins" / "listener.py", **LISTENED),
-    "openlineage": Variant({"AIRFLOW__OPENLINEAGE__TRANSPORT": '{"type": "console"}'}, **LISTENED),
+    # Not to the console: what it tells of a task that fails has a traceback.
+    "openlineage": Variant(
+        {
+            "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(
+                {"type": "file", "log_file_path": "lineage.json", "append": True}
+            )
+        },
+        **LISTENED,
+    ),
     "queues": Variant(
         {"AIRFLOW__TRIGGERER__QUEUES_ENABLED": "True"},
         {"triggerer": ["--queues", "default"]},
