@@ -2,7 +2,7 @@
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: demo ui test lint types layers docs matrix oldest between system test-system real fuzz reliability browser screenshots chromium \
+.PHONY: demo ui test lint types mypy pyright layers docs matrix oldest between system test-system real fuzz reliability browser screenshots chromium \
   bench judges mutants wheel audit build constraints clean
 
 AIRFLOW := 3.3.2
@@ -21,9 +21,10 @@ demo: .venv/ready  ## Airflow runs the example DAG against the simulator
 ui: .venv/ready  ## Airflow's UI and the simulator's page side by side, until Ctrl-C
 	@$(BIN)/python demo/ui.py
 
-test: lint types layers  ## everything that must hold; the last line is pytest's
-	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 2 --dist loadgroup --no-loadscope-reorder | tee .venv/pytest.log
+test: .venv/ready  ## everything that must hold; the last line is pytest's
+	$(MAKE) -j 2 lint mypy pyright layers
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 2 | tee .venv/pytest.log
 	@$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 	@tail -n 1 .venv/pytest.log
@@ -32,11 +33,17 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: .venv/ready
-	sed -n '/^```python$$/,/^```$$/{//!p}' README.md >.venv/readme_dag.py
+types: mypy pyright
+
+mypy: .venv/readme_dag.py
 	$(BIN)/mypy
-	$(BIN)/mypy .venv/readme_dag.py
-	$(BIN)/basedpyright airflow_provider_anon .venv/readme_dag.py
+	$(BIN)/mypy $<
+
+pyright: .venv/readme_dag.py
+	$(BIN)/basedpyright airflow_provider_anon $<
+
+.venv/readme_dag.py: README.md .venv/ready
+	sed -n '/^```python$$/,/^```$$/{//!p}' README.md >$@
 
 layers: .venv/ready
 	$(BIN)/lint-imports --no-logo

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
+from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,9 +27,15 @@ if TYPE_CHECKING:
     from airflow_anon.simulator import Simulator
 
 HERE = Path(__file__).parent
-# Whole processes of Airflow do not disturb one another where one worker starts them, and its database is made once.
+# What starts processes of Airflow does not disturb its like where one worker has it all, and makes one database for it.
 AIRFLOW = "airflow"
-WITH_AIRFLOW = {"real", "test_docs.py"}
+WITH_AIRFLOW = (
+    "tests/real/",
+    "tests/test_dags.py",
+    "tests/test_docs.py",
+    "tests/test_secrets.py::test_the_api_server_tells_no_secret_of_a_task",
+    "tests/test_troubleshooting.py",
+)
 HOME = Path(tempfile.mkdtemp(prefix="airflow-anon-tests-"))
 
 os.environ["AIRFLOW_HOME"] = str(HOME)
@@ -70,20 +77,22 @@ def pytest_configure() -> None:
         providers._get_local_constants = lambda: providers._local_constants
 
 
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
+
+
+class Scheduling(LoadScopeScheduling):
+    """Gives a worker a file, or all that has to do with a whole Airflow, to do in one go."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return AIRFLOW if nodeid.startswith(WITH_AIRFLOW) else nodeid.partition("::")[0]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what one worker of pytest does in one go: a file, or all that starts Airflow; the longest come first."""
-    groups = [_group(item) for item in items]
-    size = Counter(groups)
-    for item, group in zip(items, groups, strict=True):
-        item.add_marker(pytest.mark.xdist_group(group))
-    order = sorted(zip(groups, items, strict=True), key=lambda pair: (pair[0] != AIRFLOW, -size[pair[0]]))
-    items[:] = [item for _, item in order]
-
-
-def _group(item: pytest.Item) -> str:
-    path = item.path.relative_to(HERE)
-    starts_airflow = path.parts[0] in WITH_AIRFLOW or "database" in getattr(item, "fixturenames", ())
-    return AIRFLOW if starts_airflow else str(path)
+    """Begin with what takes longest, which leaves no worker alone with it at the end."""
+    size = Counter(item.path for item in items)
+    items.sort(key=lambda item: (not item.nodeid.startswith(WITH_AIRFLOW), -size[item.path]))
 
 
 def pytest_unconfigure() -> None:
