@@ -485,7 +485,7 @@ def _judge_run(plan: Plan, memory: Memory, answer: Answer, run: WorkflowRun) -> 
     news, asks_user = memory.saw(run, answer.at, _unchanged_for(run, answer))
     if answer.unfit and memory.warns_of(UNFIT):
         news.append(_unfit(answer.unfit))
-    limit = _limit(plan, memory.awaiting_since)
+    limit = limit_of(plan, memory.awaiting_since)
     if run.is_over:
         outcome = Outcome.OVER
     elif answer.at < limit:
@@ -511,7 +511,7 @@ def _judge_trouble(plan: Plan, memory: Memory, answer: Answer) -> Look:
         max(plan.interval(answer.at), backoff, answer.retry_after),
         min(
             end
-            for end in (plan.deadline, patience_ends, _limit(plan, memory.awaiting_since))
+            for end in (plan.deadline, patience_ends, limit_of(plan, memory.awaiting_since))
             if end > answer.at
         )
         - answer.at,
@@ -528,11 +528,11 @@ def _judge_trouble(plan: Plan, memory: Memory, answer: Answer) -> Look:
 
 def pause_after(plan: Plan, awaiting_since: float | None, at: float) -> Sleep:
     """Return the pause after a look at *at* that was answered: no longer than the wait, or the person, has time."""
-    left = _limit(plan, awaiting_since) - at
+    left = limit_of(plan, awaiting_since) - at
     return _pause(plan.interval(at), min(left, plan.longest_interval), SPREAD)
 
 
-def _limit(plan: Plan, awaiting_since: float | None) -> float:
+def limit_of(plan: Plan, awaiting_since: float | None) -> float:
     """Return when the wait's time is over, or the person's if that is sooner."""
     if awaiting_since is None or plan.user_input_timeout is None:
         return plan.deadline

@@ -33,6 +33,7 @@ from airflow_anon.protocol import (
     ending,
     facts_of,
     last_seen,
+    limit_of,
     take_look,
 )
 from airflow_anon.runs import normalise_id
@@ -158,6 +159,8 @@ class BaseWait(ABC, Generic[M]):
             self._go_on_in_triggerer(context, plan, memory, look.at + look.pause.seconds)
         self.pause = look.pause
         self._keep(context, plan, memory)
+        if limit_of(plan, memory.awaiting_since) - look.at < SETTLED_AFTER:
+            self.sensor.stays_on_worker = True  # a rescheduled look would come too late
         return PokeReturnValue(is_done=False)
 
     def _look_and_ask(self, context: Context, plan: Plan, memory: M) -> Look:

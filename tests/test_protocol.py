@@ -351,7 +351,7 @@ def test_a_status_is_judged_as_it_came(status):
 
 @pytest.mark.parametrize("field", ["id", "status", "createdAt"])
 def test_a_field_whose_number_becomes_text_is_still_no_text(field):
-    body = json.dumps(payload("COMPLETED", **{field: 7})).replace("7,", "1e400,").encode()
+    body = json.dumps(payload("COMPLETED") | {field: 7}).replace("7,", "1e400,").encode()
 
     with pytest.raises(AnonProtocolError, match=f"its field '{field}'"):
         read_run(body, RUN_ID)
