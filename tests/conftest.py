@@ -33,6 +33,7 @@ WITH_AIRFLOW = (
     "tests/real/",
     "tests/test_dags.py",
     "tests/test_docs.py",
+    "tests/test_links.py",
     "tests/test_secrets.py::test_the_api_server_tells_no_secret_of_a_task",
     "tests/test_troubleshooting.py",
 )

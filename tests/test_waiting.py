@@ -586,7 +586,8 @@ def test_the_pause_follows_exponential_backoff(wait, simulator, clock):
     story = wait(run_id, poke_interval=10, exponential_backoff=True, max_wait=timedelta(minutes=10))
 
     assert story.state == "success", story.error
-    assert min(clock.slept) >= 9.9
+    # From a look on, which the real clock has left behind by a little when a trigger begins to sleep.
+    assert min(clock.slept) >= 9
     assert max(clock.slept) <= 600 * 1.05 + 1
     assert simulator.requests_for(run_id) < 15
 
