@@ -210,7 +210,7 @@ class BaseWait(ABC, Generic[M]):
         kwargs = {
             **self._trigger_kwargs(self._make_plan(0.0, workflow_run_id=""), None),
             **rendered_there,
-            "timeout": sensor.timeout,
+            "timeout": None if sensor.timeout > LONGEST_DEFERRAL else sensor.timeout,
             "started_at": None,
             "deadline": None,
             "deferred_at": None,

@@ -207,6 +207,15 @@ def test_a_sensor_starts_in_the_triggerer_with_what_it_was_given(workflow_run_id
     assert sensor.start_trigger_args.next_method == "execute_complete"
 
 
+@only_new
+@pytest.mark.parametrize("timeout", [timedelta.max, 1e12])
+def test_a_wait_for_ever_has_a_limit_that_airflow_can_add_to_the_time(timeout):
+    sensor = sensor_with(timeout=timeout)
+
+    assert datetime.now(tz=timezone.utc) + sensor.start_trigger_args.timeout
+    assert sensor.start_trigger_args.trigger_kwargs["timeout"] is None
+
+
 def unwanted(context):
     """Stand for something that a user wants to run."""
 
