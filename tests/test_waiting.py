@@ -418,10 +418,11 @@ def test_a_connection_that_cannot_be_read_for_a_while_is_waited_for(
         else:
             monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection())
 
-    monkeypatch.setattr(clock, "sleep", sleep_while_it_is_away)
-    monkeypatch.setattr("time.sleep", sleep_while_it_is_away)
-
-    story = wait(run_id)
+    # Not by monkeypatch, which is undone after the clock: that would leave the clock's own sleep behind.
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(clock, "sleep", sleep_while_it_is_away)
+        patches.setattr("time.sleep", sleep_while_it_is_away)
+        story = wait(run_id)
 
     assert story.state == "success", story.error
 
@@ -435,10 +436,11 @@ def test_a_connection_that_comes_to_make_no_sense_ends_the_wait(wait, simulator,
         monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection(timeout=0))
         real_sleep(seconds)
 
-    monkeypatch.setattr(clock, "sleep", spoil_then_sleep)
-    monkeypatch.setattr("time.sleep", spoil_then_sleep)
-
-    story = wait(run_id)
+    # Not by monkeypatch, which is undone after the clock: that would leave the clock's own sleep behind.
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(clock, "sleep", spoil_then_sleep)
+        patches.setattr("time.sleep", spoil_then_sleep)
+        story = wait(run_id)
 
     assert (story.state, type(story.error)) == ("up_for_retry", AnonConfigurationError)
     assert "'anon_default': timeout" in str(story.error)
