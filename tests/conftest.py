@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ WITH_AIRFLOW = (
     "tests/test_secrets.py::test_the_api_server_tells_no_secret_of_a_task",
     "tests/test_troubleshooting.py",
 )
+CLOCKS = time.time, time.monotonic, time.sleep
 HOME = Path(tempfile.mkdtemp(prefix="airflow-anon-tests-"))
 
 os.environ["AIRFLOW_HOME"] = str(HOME)
@@ -94,6 +96,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest, which leaves no worker alone with it at the end."""
     size = Counter(item.path for item in items)
     items.sort(key=lambda item: (not item.nodeid.startswith(WITH_AIRFLOW), -size[item.path]))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """Let no test leave a clock behind by which all that follow would go."""
+    yield
+    assert (time.time, time.monotonic, time.sleep) == CLOCKS
 
 
 def pytest_unconfigure() -> None:

@@ -20,6 +20,8 @@ from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, A
 from snippets import SNIPPETS
 
 import airflow_anon.protocol
+import airflow_anon.triggers
+import airflow_anon.waits
 from airflow_anon.operators import AnonWorkflowRunOperator
 from airflow_anon.simulator import Simulator
 
@@ -31,6 +33,11 @@ def api(monkeypatch):
     with Simulator(token="let-me-in") as simulator:
         monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection())
         monkeypatch.setattr(airflow_anon.protocol, "SHORTEST_PAUSE", 0.2)
+        # What is documented, or an example, has an interval for use and not for a try.
+        monkeypatch.setattr(airflow_anon.protocol.Plan, "interval", lambda plan, now: 0.2)
+        # There is no scheduler here that has to hear of anything first.
+        for module in (airflow_anon.waits, airflow_anon.triggers):
+            monkeypatch.setattr(module, "SETTLED_AFTER", 0.2)
         yield simulator
 
 
@@ -108,9 +115,6 @@ def run_example(folder, name, conf=None):
     """Run the DAG that has the name of its file and return the state of each of its tasks, by id and map index."""
     bag = DagBag(str(folder / f"{name}.py"))
     assert bag.import_errors == {}
-    for task in bag.dags[name].tasks:
-        if getattr(task, "poke_interval", None) == 60:  # what is documented has no interval for a try
-            task.poke_interval = 1
     dag_run = bag.dags[name].test(run_conf=conf)
     tasks = {(ti.task_id, ti.map_index): ti for ti in dag_run.get_task_instances()}
     return str(dag_run.state), {key: str(ti.state) for key, ti in tasks.items()}, tasks
