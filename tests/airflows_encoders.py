@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
+from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, AIRFLOW_V_3_2_PLUS
 
-if AIRFLOW_V_3_0_PLUS:
-    from airflow.sdk.execution_time.comms import _RequestFrame
+if AIRFLOW_V_3_2_PLUS:
     from airflow.sdk.serde import deserialize, serialize
 else:
     from airflow.serialization.serde import deserialize, serialize
+if AIRFLOW_V_3_0_PLUS:
+    from airflow.sdk.execution_time.comms import _RequestFrame
 
 
 def carried(value: Any) -> Any:
