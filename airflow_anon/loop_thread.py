@@ -10,6 +10,8 @@ main thread does nothing but wait for it. That works within another running loop
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from _thread import start_new_thread
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -22,6 +24,7 @@ T = TypeVar("T")
 
 # What cannot be cancelled, such as a name that is looked up, does not keep a task from its end.
 LONGEST_END = 5.0
+LONGEST_TURN = 0.5
 
 
 def run_in_thread(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -80,11 +83,16 @@ class _Run(Generic[T]):
             raise asyncio.CancelledError
         return await self._main()
 
-    def wait(self, seconds: float | None = None) -> None:
-        """Wait until it has ended, or so long."""
-        if not self._has_ended:
+    def wait(self, seconds: float = math.inf) -> None:
+        """
+        Wait until it has ended, or so long.
+
+        A signal that comes just before a thread begins to wait does not wake it: it is heeded at the next turn.
+        """
+        end = time.monotonic() + seconds
+        while not self._has_ended and time.monotonic() < end:
             with suppress(Empty):
-                self._ended.get(timeout=seconds)
+                self._ended.get(timeout=min(seconds, LONGEST_TURN))
 
     def cancel(self) -> None:
         """Let it end, and wait for that; or let it never begin."""

@@ -110,12 +110,12 @@ def test_what_cannot_be_cancelled_holds_the_end_up_for_a_while_only(interrupt, m
         await asyncio.to_thread(release.wait)
 
     began = time.monotonic()
-    with pytest.raises(Interrupted):
-        run_in_thread(wait)
-
-    assert time.monotonic() - began < 10
-    assert not release.is_set()
-    release.set()
+    try:
+        with pytest.raises(Interrupted):
+            run_in_thread(wait)
+        assert time.monotonic() - began < 10
+    finally:
+        release.set()  # or the process never ends
 
 
 async def never_begun():
