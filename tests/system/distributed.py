@@ -203,13 +203,11 @@ def triggerer_killed(weather: Weather) -> None:
 
 
 def worker_killed(weather: Weather) -> None:
-    """Kill the worker that has more to do, and start it again."""
+    """Kill the worker that has more to do, in the middle of that, and start it again."""
     system = weather.system
     victim = max(WORKERS, key=lambda name: len(_running(weather, system.airflow.members(name))))
-    frozen = system.airflow.freeze(victim)
-    # What it has told Airflow is in the database by then.
-    system.let_pass(1)
-    running = _running(weather, frozen)
+    system.wait_until("a worker is in the middle of its tasks", lambda: _is_frozen(weather, victim))
+    running = _running(weather, system.airflow.members(victim))
     weather.killed |= running
     system.airflow.kill(victim)
     weather.note(f"{victim} killed (SIGKILL) with {len(running)} tasks")
@@ -321,7 +319,26 @@ def _few_bad(waits: list[Wait]) -> list[Wait]:
     return waits
 
 
-def _running(weather: Weather, pids: Collection[int]) -> set[Try]:
-    """Return the tries that these processes carry out."""
+def _is_frozen(weather: Weather, victim: str) -> bool:
+    """
+    Stop a worker where it is, unless it has a try that has ended and Airflow has not heard of that.
+
+    Such a try would be tried again for the worker's end, though it was over, and well or badly by our doing.
+    """
+    airflow = weather.system.airflow
+    airflow.freeze(victim)
+    # What it has told Airflow is in the database by then.
+    weather.system.let_pass(1)
+    carried_out = _running(weather, [pid for name in WORKERS for pid in airflow.members(name)])
+    raised = {failure.attempt for group in weather.groups for failure in airflow.failures(group.dag_id)}
+    if _running(weather) == carried_out - raised:
+        return True
+    airflow.thaw(victim)
+    return False
+
+
+def _running(weather: Weather, pids: Collection[int] | None = None) -> set[Try]:
+    """Return the tries that these processes carry out; without any, all that Airflow takes for running."""
     rows = [item for group in weather.groups for item in weather.system.database.rows(group).items()]
-    return {(*key, row.try_number) for key, row in rows if row.state == RUNNING and row.pid in pids}
+    running = [(key, row) for key, row in rows if row.state == RUNNING]
+    return {(*key, row.try_number) for key, row in running if pids is None or row.pid in pids}

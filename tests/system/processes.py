@@ -115,6 +115,12 @@ class Process:
             frozen |= new
         return frozen
 
+    def thaw(self) -> None:
+        """Let it go on, and what it has started."""
+        for pid in family(self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
     def kill(self) -> None:
         """End it, and what it has started, as a crash does."""
         if self.lives:

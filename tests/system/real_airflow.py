@@ -60,6 +60,8 @@ def celery(broker: str, database: str) -> dict[str, str]:
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
         "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "60",
         "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "10",
+        # A scheduler that was started again looks for such tasks among its own alone, until it adopts the others.
+        "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "30",
     }
 
 
@@ -165,6 +167,10 @@ class Airflow(LoopbackAirflow):
     def freeze(self, name: str) -> dict[int, float]:
         """Stop a component where it is, and return its processes."""
         return self._processes[name].freeze()
+
+    def thaw(self, name: str) -> None:
+        """Let a component go on that was stopped where it was."""
+        self._processes[name].thaw()
 
     def check(self) -> None:
         """
