@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import gc
 import ipaddress
 import os
 import shutil
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from coverage import Coverage
 from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
 from xdist.scheduler import LoadScopeScheduling
@@ -28,15 +31,24 @@ if TYPE_CHECKING:
     from airflow_anon.simulator import Simulator
 
 HERE = Path(__file__).parent
-# What starts processes of Airflow does not disturb its like where one worker has it all, and makes one database for it.
+# A whole Airflow, whose waits leave the other worker time for all the rest.
+REAL = "tests/real/"
+# What runs DAGs has one database where one worker has it all.
 AIRFLOW = "airflow"
 WITH_AIRFLOW = (
-    "tests/real/",
     "tests/test_dags.py",
     "tests/test_docs.py",
     "tests/test_links.py",
     "tests/test_secrets.py::test_the_api_server_tells_no_secret_of_a_task",
     "tests/test_troubleshooting.py",
+)
+# Whole tasks, which go through much of Airflow at half the speed while coverage looks on: the tests of the modules
+# cover every branch without them.
+UNMEASURED = (
+    REAL,
+    *WITH_AIRFLOW,
+    "tests/test_faults.py",
+    "tests/test_secrets.py",
 )
 CLOCKS = time.time, time.monotonic, time.sleep
 HOME = Path(tempfile.mkdtemp(prefix="airflow-anon-tests-"))
@@ -89,13 +101,33 @@ class Scheduling(LoadScopeScheduling):
     """Gives a worker a file, or all that has to do with a whole Airflow, to do in one go."""
 
     def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith(REAL):
+            return REAL
         return AIRFLOW if nodeid.startswith(WITH_AIRFLOW) else nodeid.partition("::")[0]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest, which leaves no worker alone with it at the end."""
     size = Counter(item.path for item in items)
-    items.sort(key=lambda item: (not item.nodeid.startswith(WITH_AIRFLOW), -size[item.path]))
+
+    def rank(item: pytest.Item) -> tuple[bool, bool, int]:
+        is_real, is_airflow = (item.nodeid.startswith(names) for names in (REAL, WITH_AIRFLOW))
+        return not is_real, not is_airflow, -size[item.path]
+
+    items.sort(key=rank)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let coverage look at the tests of the modules only."""
+    coverage = Coverage.current() if item.nodeid.startswith(UNMEASURED) else None
+    if coverage is not None:
+        coverage.stop()
+    try:
+        return (yield)
+    finally:
+        if coverage is not None:
+            coverage.start()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -124,17 +156,65 @@ def _only_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", _connect_to_loopback_only)
 
 
+@pytest.fixture(scope="module")
+def cheap_collections() -> Iterator[None]:
+    """Let Airflow's many objects out of the collections that look for what was left open."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
-def database():
+def migrated(tmp_path_factory, worker_id) -> Path:
+    """A fresh database of Airflow's, to be copied; the workers make one for all."""
+    folder = tmp_path_factory.getbasetemp()
+    home = (folder if worker_id == "master" else folder.parent) / "migrated"
+    home.mkdir(exist_ok=True)
+    made = home / "airflow.db"
+    with (home / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            making = home / "making.db"
+            address = f"sqlite:///{making}"
+            stock = {name: value for name, value in os.environ.items() if "AIRFLOW" not in name}
+            run_airflow(
+                "db",
+                "migrate",
+                env=stock | {"AIRFLOW_HOME": str(home), "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": address},
+            )
+            making.rename(made)
+    return made
+
+
+def run_airflow(*command: str, env: dict[str, str] | None = None) -> None:
+    """Run a command of Airflow's, and see it pass."""
+    done = subprocess.run(
+        [sys.executable, "-m", "airflow", *command], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def database(migrated):
     """Airflow's own, and the folder with the DAGs."""
+    from airflow.configuration import conf
+
+    shutil.copy(migrated, conf.get("database", "sql_alchemy_conn").removeprefix("sqlite:///"))
     folder = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
     folder.mkdir(exist_ok=True)
     for source in (HERE / "dags", HERE.parent / "airflow_provider_anon" / "example_dags"):
         for file in source.glob("*.py"):
             shutil.copy(file, folder)
-    for command in (["db", "migrate"], ["dags", "reserialize"]):
-        subprocess.run([sys.executable, "-m", "airflow", *command], check=True, capture_output=True)
+    run_airflow("dags", "reserialize")
     return folder
+
+
+@pytest.fixture
+def hurried_airflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do without the pause in which a real scheduler hears of a start's end; where there is none, it says nothing."""
+    for module in ("waits", "triggers"):
+        monkeypatch.setattr(f"airflow_anon.{module}.SETTLED_AFTER", 0.2)
 
 
 @pytest.fixture

@@ -20,8 +20,6 @@ from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, A
 from snippets import SNIPPETS
 
 import airflow_anon.protocol
-import airflow_anon.triggers
-import airflow_anon.waits
 from airflow_anon.operators import AnonWorkflowRunOperator
 from airflow_anon.simulator import Simulator
 
@@ -29,15 +27,12 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture
-def api(monkeypatch):
+def api(monkeypatch, hurried_airflow):
     with Simulator(token="let-me-in") as simulator:
         monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection())
         monkeypatch.setattr(airflow_anon.protocol, "SHORTEST_PAUSE", 0.2)
         # What is documented, or an example, has an interval for use and not for a try.
         monkeypatch.setattr(airflow_anon.protocol.Plan, "interval", lambda plan, now: 0.2)
-        # There is no scheduler here that has to hear of anything first.
-        for module in (airflow_anon.waits, airflow_anon.triggers):
-            monkeypatch.setattr(module, "SETTLED_AFTER", 0.2)
         yield simulator
 
 

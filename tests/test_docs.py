@@ -43,7 +43,7 @@ STRICT_CURL = 'curl() { command curl -sS --fail-with-body --noproxy "*" "$@"; }'
 
 
 @pytest.fixture
-def _hurried(monkeypatch):
+def _hurried(monkeypatch, hurried_airflow):
     """Let no pause last, nor Airflow wait long before it starts a rescheduled sensor again."""
     monkeypatch.setattr("airflow_anon.protocol.SHORTEST_PAUSE", 0.02)
     monkeypatch.setattr("airflow_anon.protocol.Plan.interval", lambda plan, now: 0.02)

@@ -244,13 +244,9 @@ def nothing_left_open():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _settled_airflow():
-    """Let Airflow open what it keeps open, and its many objects out of the collections that look for the rest."""
+def _settled_airflow(cheap_collections):
+    """Let Airflow open what it keeps open."""
     told(Case("IN_PROGRESS 10s, COMPLETED", [], {"poke_interval": 5}), "deferred")
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 # What holds

@@ -27,7 +27,7 @@ WORKFLOW_ID = "7d0c9a35-7f0a-4d07-9d6c-2f1b3c4d5e6f"
 
 
 @pytest.fixture
-def simulator(monkeypatch):
+def simulator(monkeypatch, hurried_airflow):
     with Simulator(token="let-me-in") as simulator:
         monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection())
         monkeypatch.setattr(airflow_anon.protocol, "SHORTEST_PAUSE", 0.2)

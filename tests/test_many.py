@@ -50,6 +50,7 @@ from airflow_anon.transport import AsyncClient
 from airflow_anon.triggers import AnonWorkflowRunsTrigger
 
 pytestmark = [
+    pytest.mark.usefixtures("cheap_collections"),
     pytest.mark.filterwarnings("error::ResourceWarning"),
     pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning"),
 ]

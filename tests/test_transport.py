@@ -78,17 +78,8 @@ def with_aiohttp(endpoint, times=1, between=lambda: None) -> Replies:
 BOTH = {"requests": with_requests, "aiohttp": with_aiohttp}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _cheap_collections():
-    """Let Airflow's many objects out of the collections that look for what was left open."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.fixture(params=BOTH)
-def ask(request) -> Iterator[Ask]:
+def ask(request, cheap_collections) -> Iterator[Ask]:
     """Carry out one request, or several over one client; nothing may be left open."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ResourceWarning)

@@ -25,13 +25,20 @@ def variant(request) -> Variant:
 
 
 @pytest.fixture(scope="session")
-def played(variant, tmp_path_factory) -> Outcome:
+def played(variant, tmp_path_factory, request) -> Outcome:
     """What has become of all tasks."""
     if not AIRFLOW_V_3_3_PLUS:
         pytest.skip("the judge is Airflow 3.3: older ones have no wait without a worker")
     home = tmp_path_factory.mktemp("airflow")
     dags = OWN | (EXAMPLE_DAGS if variant.with_examples else {})
+    migrated = None if variant.on_postgres else request.getfixturevalue("migrated")
     with database(variant) as settings:
         return play(
-            home, dags, plugin=variant.plugin, options=variant.options, **settings, **variant.settings
+            home,
+            dags,
+            migrated=migrated,
+            plugin=variant.plugin,
+            options=variant.options,
+            **settings,
+            **variant.settings,
         )

@@ -59,13 +59,14 @@ class RawApi:
         self._server.shutdown()
         self._server.server_close()
 
-    def create_run(self, *bodies: str) -> str:
+    def create_run(self, *bodies: str, run_id: str | None = None) -> str:
         """
         Serve a run, and return its id.
 
         :param bodies: what each poll sees, with ``ID`` for the id; the last holds for ever, an empty one is a 503.
+        :param run_id: its id, which is made up if it does not matter.
         """
-        run_id = str(uuid4())
+        run_id = run_id or str(uuid4())
         with self._lock:
             self._bodies[run_id] = [body.replace("ID", run_id).encode() for body in bodies]
         return run_id

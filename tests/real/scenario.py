@@ -26,6 +26,8 @@ NOT_STOCK = (
     "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES",
     "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME",
 )
+# What a user sets whose tasks return a WorkflowRun.
+MAY_HAND_RUNS_ON = {"AIRFLOW__CORE__ALLOWED_DESERIALIZATION_CLASSES": "airflow_anon.runs.*"}
 LONGEST = 400.0
 TICK = 2.0
 MIXED_UP = re.compile(r".*finished with state \w+, but the task instance's state attribute is \w+")
@@ -46,15 +48,28 @@ class StockAirflow(LocalAirflow):
     Airflow as it comes; only where it lives and listens is set.
 
     :param options: further words of a process's command, by its name.
+    :param migrated: a fresh database, so that none has to be made.
     """
 
     def __init__(
-        self, home: Path, dags: Path, options: dict[str, list[str]] | None = None, **settings: str
+        self,
+        home: Path,
+        dags: Path,
+        options: dict[str, list[str]] | None = None,
+        migrated: Path | None = None,
+        **settings: str,
     ) -> None:
         super().__init__(home, dags, **_for_small_machine(home) | settings)
         for name in set(NOT_STOCK) - set(settings):
             del self._environment[name]
         self._options = options or {}
+        self._migrated = migrated
+
+    def _migrate(self) -> None:
+        if self._migrated is None:
+            super()._migrate()
+        else:
+            shutil.copy(self._migrated, self.home / "airflow.db")
 
     def _start(self, *command: str) -> Any:
         return super()._start(*command, *self._options.get(command[0], []))
@@ -153,6 +168,7 @@ UNDER_WAY, GOOD, BAD, NOTHING, ASKS = (
     "COMPLETED_WITH_NO_ACTION_TAKEN",
     "AWAITING_USER_INPUT",
 )
+LITERAL_ID, HANDED_ON_ID = "6a1d2c3b-4e5f-4a60-8b71-92a3b4c5d6e7", "7b2e3d4c-5f60-4b71-9c82-a3b4c5d6e7f8"
 MODES = ("poke", "reschedule", "deferred", "ends_in_triggerer", "without_worker")
 
 
@@ -206,6 +222,14 @@ def required_param(api: RawApi) -> dict[str, Any]:
     return {"run_id": create_odd(api)[0]}
 
 
+def values(api: RawApi) -> dict[str, Any]:
+    """Return the conf of ``values``; one of its ids is written in the DAG."""
+    end = body(GOOD, PLAIN, completed=True)
+    for run_id in (LITERAL_ID, HANDED_ON_ID):
+        api.create_run(body(UNDER_WAY, PLAIN), end, run_id=run_id)
+    return {"id": HANDED_ON_ID, "run": json.loads(end.replace("ID", HANDED_ON_ID))}
+
+
 def one_run(api: RawApi) -> dict[str, Any]:
     """Return the conf of an example that waits for one run."""
     return {"workflow_run_id": create_plain(api)[0]}
@@ -226,6 +250,7 @@ OWN: dict[str, MakeConf | None] = {
     "every_way": every_way,
     "every_end": every_end,
     "required_param": required_param,
+    "values": values,
 }
 EXAMPLE_DAGS: dict[str, MakeConf | None] = {
     "anon_asset_from_run": one_run,
@@ -244,6 +269,7 @@ def play(
     home: Path,
     dags: dict[str, MakeConf | None],
     *,
+    migrated: Path | None = None,
     plugin: Path | None = None,
     options: dict[str, list[str]] | None = None,
     **settings: str,
@@ -261,8 +287,8 @@ def play(
         (home / "plugins").mkdir()
         shutil.copy(plugin, home / "plugins")
     with RawApi() as api:
-        connection = {"AIRFLOW_CONN_ANON_DEFAULT": api.connection()}
-        with StockAirflow(home, folder, options, **connection, **settings) as airflow:
+        connection = {"AIRFLOW_CONN_ANON_DEFAULT": api.connection(), **MAY_HAND_RUNS_ON}
+        with StockAirflow(home, folder, options, migrated, **connection, **settings) as airflow:
             return Play(api, airflow, dags).go_on()
 
 

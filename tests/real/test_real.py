@@ -159,6 +159,13 @@ def test_a_sensor_with_a_required_param_starts_on_a_worker_and_says_why(played, 
     assert len(played.starts["required_param", "wait", -1]) == starts
 
 
+def test_a_run_that_a_task_returns_and_ids_that_are_uuids_arrive(played):
+    states = played.states("values")
+
+    assert states == dict.fromkeys(("literal", "make_id", "handed_on", "look", "use_run"), "success")
+    assert "received a run that is COMPLETED" in played.said("values", "use_run")
+
+
 def test_every_example_ends_as_it_says(played, variant):
     if not variant.with_examples:
         pytest.skip("they take minutes: `nox -s real` runs them")

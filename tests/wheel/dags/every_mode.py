@@ -19,8 +19,7 @@ def tell(context: Context) -> None:
     print(context["workflow_run"])  # type: ignore[typeddict-item]  # Airflow does not know this key
 
 
-# Airflow itself may fail a try when it is busy; a run that failed would not be waited for again.
-with DAG("every_mode", schedule=None, default_args={"retries": 2, "retry_delay": timedelta(seconds=1)}):
+with DAG("every_mode", schedule=None):
     poke = AnonWorkflowRunSensor(
         task_id="poke",
         workflow_run_id="{{ dag_run.conf['poke'] }}",
