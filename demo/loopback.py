@@ -54,9 +54,10 @@ class LoopbackAirflow:
                 self._headers["Authorization"] = f"Bearer {token}"
             return _call(f"{self.url}/api/v2{path}", self._headers, data, method)
         except urllib.error.HTTPError as error:
+            with error:
+                text = error.read().decode(errors="replace")[:500]
             if error.code in (404, 503):
                 return None
-            text = error.read().decode(errors="replace")[:500]
             raise AirflowError(f"Airflow answered {error.code} to {path}: {text}") from error
         except OSError:
             return None

@@ -23,6 +23,7 @@ import airflow_anon.protocol
 from airflow_anon.operators import AnonWorkflowRunOperator
 from airflow_anon.simulator import Simulator
 
+pytestmark = pytest.mark.unmeasured
 HERE = Path(__file__).parent
 
 

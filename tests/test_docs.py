@@ -165,6 +165,7 @@ def run_json(snippet, request):
 RUNNERS = {"python": run_python, "sh": run_shell, "json": run_json}
 
 
+@pytest.mark.unmeasured
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "snippet",

@@ -38,6 +38,7 @@ from airflow_anon.protocol import FIRST_LOOK_PATIENCE, LONGEST_BACKOFF, LONGEST_
 from airflow_anon.sensors import AnonWorkflowRunSensor
 from airflow_anon.simulator import MovableClock, Simulator
 
+pytestmark = pytest.mark.unmeasured
 ALL_MODES = MODES | {"reschedule, nothing kept": MODES["reschedule"]}
 WELL = {"COMPLETED", "COMPLETED_WITH_NO_ACTION_TAKEN"}
 GOOD = "slow 0s"

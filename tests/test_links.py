@@ -92,6 +92,7 @@ def while_waiting(monkeypatch):
     return watch
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     ("mode", "where"),
     [
@@ -124,6 +125,7 @@ def test_the_link_is_there_while_a_task_waits_and_when_it_is_over(
     assert (where, url) in shown
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("name", ["poke", "deferred", "fetch"])
 def test_the_link_is_there_when_the_first_look_fails_the_task(dags, simulator, name):
     run_id = simulator.create_run("COMPLETED")
@@ -135,6 +137,7 @@ def test_the_link_is_there_when_the_first_look_fails_the_task(dags, simulator, n
     assert links_of(dags[name], ti) == {NAME: f"{simulator.url}/api/v2/workflow-runs/{run_id}"}
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("name", ["poke", "deferred", "fetch"])
 def test_the_link_leads_to_a_run_that_failed(dags, simulator, name):
     run_id = simulator.create_run("PENDING 2 looks, FAILED")
@@ -145,6 +148,7 @@ def test_the_link_leads_to_a_run_that_failed(dags, simulator, name):
     assert links_of(dags[name], ti) == {NAME: f"{simulator.url}/api/v2/workflow-runs/{run_id}"}
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("run_id", ["no id", ""])
 def test_there_is_no_link_without_an_id(dags, simulator, run_id):
     (ti,) = run(dags["poke"], run=run_id)
@@ -153,6 +157,7 @@ def test_there_is_no_link_without_an_id(dags, simulator, run_id):
     assert links_of(dags["poke"], ti) == {NAME: None}
 
 
+@pytest.mark.unmeasured
 def test_each_index_of_a_mapped_task_leads_to_its_own_run(dags, simulator):
     run_ids = [
         simulator.create_run(script) for script in ("COMPLETED", "PENDING 2 looks, COMPLETED", "FAILED")
@@ -166,6 +171,7 @@ def test_each_index_of_a_mapped_task_leads_to_its_own_run(dags, simulator):
     ]
 
 
+@pytest.mark.unmeasured
 @pytest.mark.skipif(
     not AIRFLOW_V_3_1_PLUS, reason="what dag.test() runs is not known to an earlier API server"
 )

@@ -133,6 +133,7 @@ def test_it_is_skipped_only_if_no_run_took_action(wait, simulator):
     assert wait([*idle, *busy], skip_on_no_action=True).state == "success"
 
 
+@pytest.mark.unmeasured
 def test_hundreds_of_runs_with_ends_of_all_kinds(wait, simulator):
     chance = random.Random(1)
     ends = ["COMPLETED", "COMPLETED_WITH_NO_ACTION_TAKEN", "FAILED"]
@@ -252,6 +253,7 @@ def test_each_run_that_asks_a_person_is_called_back_for_once(wait, simulator):
     )
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("other", ["gone", "ended unknown"])
 def test_a_person_is_asked_once_though_another_run_is_in_error(wait, simulator, other):
     asked = []
@@ -601,6 +603,7 @@ def test_an_api_that_goes_on_asking_for_long_pauses_shows_and_is_left_alone(wait
     assert simulator.requests <= 3 * len(ids)
 
 
+@pytest.mark.unmeasured
 def test_hundreds_of_runs_share_a_handful_of_connections(wait_as, simulator):
     ids = created(simulator, *["PENDING 200s, COMPLETED"] * 100)
 
@@ -611,6 +614,7 @@ def test_hundreds_of_runs_share_a_handful_of_connections(wait_as, simulator):
     assert simulator.connections <= 40
 
 
+@pytest.mark.unmeasured
 def test_the_log_is_told_a_summary_and_not_of_each_run(wait, mode, simulator, capsys):
     ids = created(
         simulator, *["PENDING 40s, IN_PROGRESS 2000s, COMPLETED"] * 20, "UNKNOWN:QUEUED 90s, COMPLETED"
@@ -632,6 +636,7 @@ def test_the_log_is_told_a_summary_and_not_of_each_run(wait, mode, simulator, ca
     assert 1 <= count("'QUEUED'") <= (3 if forgets else 1)
 
 
+@pytest.mark.unmeasured
 def test_an_outage_is_not_told_for_each_run(wait, simulator, clock, monkeypatch, capsys):
     ids = created(simulator, *["PENDING 600s, COMPLETED"] * 30)
     real_sleep = clock.sleep

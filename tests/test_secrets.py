@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import re
 import runpy
 import traceback
@@ -12,6 +13,7 @@ from base64 import b64encode
 from contextlib import suppress
 from importlib import import_module
 from types import SimpleNamespace
+from unittest import mock
 from urllib.parse import quote
 
 import carry_out as harness
@@ -241,6 +243,15 @@ def connect(request, credential, monkeypatch):
     return connect
 
 
+# Every kind of secret at least once, in as few cases as that takes.
+each_secret = pytest.mark.parametrize(
+    ("credential", "connect"),
+    [("token", False), ("login", True)],
+    ids=["direct-token", "proxied-login"],
+    indirect=True,
+)
+
+
 def looked(hook):
     return hook.get_workflow_run(RUN_ID)
 
@@ -335,6 +346,8 @@ def test_the_beginning_of_what_the_api_says_is_shown(row, connect):
     assert said.isprintable()
 
 
+@pytest.mark.unmeasured
+@each_secret
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("row", ROWS)
 def test_no_way_of_failing_shows_a_secret(row, mode, connect, logged, handed_over):
@@ -377,13 +390,18 @@ def test_no_way_of_failing_shows_a_secret(row, mode, connect, logged, handed_ove
 OF_TASKS = "/api/v2/dags/{dag_id}/dagRuns/{dag_run_id}/taskInstances"
 
 
-@pytest.fixture
-def api_server(monkeypatch):
+@pytest.fixture(scope="module")
+def api_server(database):
     """A client of Airflow's API server, which is let in."""
-    monkeypatch.setenv("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS", "True")
-    monkeypatch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", "made up for this test, " * 4)
+    settings = {
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__API_AUTH__JWT_SECRET": "made up for this test, " * 4,
+    }
     create_app = import_module("airflow.api_fastapi.app").create_app
-    with import_module("fastapi.testclient").TestClient(create_app("core")) as client:
+    with (
+        mock.patch.dict(os.environ, settings),
+        import_module("fastapi.testclient").TestClient(create_app("core")) as client,
+    ):
         client.headers["Authorization"] = f"Bearer {client.get('/auth/token').json()['access_token']}"
         yield client
 
@@ -403,6 +421,8 @@ def told_of_task(api_server, dag_run_id):
     return told
 
 
+@pytest.mark.unmeasured
+@each_secret
 @pytest.mark.skipif(
     not AIRFLOW_V_3_1_PLUS, reason="what dag.test() runs is not known to an earlier API server"
 )

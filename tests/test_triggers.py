@@ -121,6 +121,7 @@ def test_many_waits_look_the_connection_up_once(simulator, lookups, monkeypatch)
     assert simulator.connections <= 20
 
 
+@pytest.mark.unmeasured
 def test_a_thousand_waits_that_begin_at_once_do_not_block_the_loop(simulator):
     run_ids = [simulator.create_run("COMPLETED") for _ in range(1000)]
 

@@ -129,6 +129,7 @@ def test_a_run_that_failed_before_the_first_look_is_asked_for_once(wait, looks_a
     assert simulator.requests_for(run_id) == 1 + (looks_again if story.triggers else 0)
 
 
+@pytest.mark.unmeasured
 def test_a_run_may_wait_for_a_person_for_days(wait, simulator):
     run_id = simulator.create_run("AWAITING_USER_INPUT 72h, COMPLETED")
 
@@ -251,6 +252,7 @@ def test_a_link_that_cannot_be_kept_is_told_and_changes_nothing(wait, mode, simu
     assert len(told) == (story.starts if mode == "reschedule" else 1)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     "faults",
     [
@@ -327,6 +329,7 @@ def test_contact_lost_for_too_long_is_a_retryable_error_that_nothing_hides(
     assert 298 <= clock.passed < 420  # many runs keep whole seconds
 
 
+@pytest.mark.unmeasured
 def test_the_tolerance_counts_from_the_last_good_look_and_not_attempts(wait, simulator, clock):
     run_id = simulator.create_run("IN_PROGRESS 24h, COMPLETED")
     simulator.add_faults(f"{GOOD}, " + f"503 x5, {GOOD}, " * 20 + "503 x100", run_id)
@@ -639,6 +642,7 @@ def test_a_second_try_of_a_run_that_is_over_costs_one_request(wait, looks_again,
     assert simulator.requests_for(run_id) == 2 + (2 * looks_again if resumed else 0)
 
 
+@pytest.mark.unmeasured
 def test_the_log_is_told_of_changes_and_not_of_looks(wait, simulator):
     run_id = simulator.create_run("PENDING 40s, IN_PROGRESS 9000s, COMPLETED")
 
@@ -651,6 +655,7 @@ def test_the_log_is_told_of_changes_and_not_of_looks(wait, simulator):
     assert sum(beginning.match(line) is not None for line in story.log) == 1
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     ("script", "faults"), [("IN_PROGRESS 24h, COMPLETED", "404 x999"), ("ENDED:CANCELLED", "")]
 )

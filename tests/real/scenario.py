@@ -48,7 +48,7 @@ class StockAirflow(LocalAirflow):
     Airflow as it comes; only where it lives and listens is set.
 
     :param options: further words of a process's command, by its name.
-    :param migrated: a fresh database, so that none has to be made.
+    :param migrated: a home with a fresh database, so that none has to be made.
     """
 
     def __init__(
@@ -69,7 +69,11 @@ class StockAirflow(LocalAirflow):
         if self._migrated is None:
             super()._migrate()
         else:
-            shutil.copy(self._migrated, self.home / "airflow.db")
+            shutil.copy(self._migrated / "airflow.db", self.home)
+            # Without it, each process would begin with settings, and a key for secrets, of its own making.
+            stock = (self._migrated / "airflow.cfg").read_text(encoding="utf-8")
+            moved = stock.replace(str(self._migrated), str(self.home))
+            (self.home / "airflow.cfg").write_text(moved, encoding="utf-8")
 
     def _start(self, *command: str) -> Any:
         return super()._start(*command, *self._options.get(command[0], []))

@@ -23,7 +23,7 @@ from scenario import EXAMPLE_DAGS, KNOWN_TRACEBACKS, OWN, Outcome
 from variants import STARTS, STARTS_ON_WORKER
 
 # One Airflow for all of them, on one worker of pytest's.
-pytestmark = [pytest.mark.timeout(700), pytest.mark.xdist_group("real")]
+pytestmark = [pytest.mark.timeout(700), pytest.mark.xdist_group("real"), pytest.mark.unmeasured]
 
 HOLD = timedelta(seconds=10)
 FAILED, LATE, LOST = "AnonWorkflowRunFailedError", "AnonWaitTimeoutError", "AnonUnavailableError"
