@@ -71,6 +71,11 @@ class RawApi:
             self._bodies[run_id] = [body.replace("ID", run_id).encode() for body in bodies]
         return run_id
 
+    def go_on_with(self, run_id: str, body: str) -> None:
+        """Let each further poll of a run see this."""
+        with self._lock:
+            self._bodies[run_id] = [body.replace("ID", run_id).encode()]
+
     def connection(self) -> str:
         """Return the Airflow connection to it."""
         host, port = self._server.server_address[:2]

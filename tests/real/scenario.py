@@ -173,6 +173,7 @@ UNDER_WAY, GOOD, BAD, NOTHING, ASKS = (
     "AWAITING_USER_INPUT",
 )
 LITERAL_ID, HANDED_ON_ID = "6a1d2c3b-4e5f-4a60-8b71-92a3b4c5d6e7", "7b2e3d4c-5f60-4b71-9c82-a3b4c5d6e7f8"
+LOST = "lost_without_worker"
 MODES = ("poke", "reschedule", "deferred", "ends_in_triggerer", "without_worker")
 
 
@@ -334,9 +335,18 @@ class Play:
         while not self.outcome.ended and time.monotonic() < end:
             time.sleep(TICK)
             self.outcome.ended = self.airflow.tell_of_end()
+            self._serve_again()
             left = self.airflow.ask("/dags/~/dagRuns?state=queued&state=running&limit=1")
             if left is not None and left["total_entries"] == 0:
                 return
+
+    def _serve_again(self) -> None:
+        """Let the API answer again once the task that has lost contact is to be tried again."""
+        path = f"/dags/every_end/dagRuns/{self.runs['every_end']}/taskInstances/{LOST}"
+        task = self.airflow.ask(path)
+        if task and (task["state"] == "up_for_retry" or task["try_number"] > 1):
+            run_id = self.outcome.conf["every_end"]["ids"][LOST]
+            self.api.go_on_with(run_id, body(GOOD, completed=True))
 
     def _read(self, dag_id: str) -> None:
         path = f"/dags/{dag_id}/dagRuns/{self.runs.get(dag_id, '~')}"

@@ -21,9 +21,9 @@ def make_id() -> UUID:
 
 
 @task
-def look(run_id: UUID) -> WorkflowRun:
+def look(workflow_run_id: UUID) -> WorkflowRun:
     """Return the run as an object."""
-    return AnonHook().get_workflow_run(run_id)
+    return AnonHook().get_workflow_run(workflow_run_id)
 
 
 @task
