@@ -23,7 +23,6 @@ import airflow_anon.protocol
 from airflow_anon.operators import AnonWorkflowRunOperator
 from airflow_anon.simulator import Simulator
 
-pytestmark = pytest.mark.unmeasured
 HERE = Path(__file__).parent
 
 
@@ -48,6 +47,7 @@ def run_dag(folder, name, conf):
     return dag_run, {ti.task_id: ti for ti in dag_run.get_task_instances()}
 
 
+@pytest.mark.unmeasured
 @pytest.mark.timeout(300)
 def test_every_end_is_what_airflow_records(database, api):
     conf = {
@@ -71,6 +71,7 @@ def test_every_end_is_what_airflow_records(database, api):
     assert tasks["read"].xcom_pull(task_ids="read") == api.run(conf["bad"])
 
 
+@pytest.mark.unmeasured
 @pytest.mark.timeout(300)
 def test_many_runs_are_waited_for_in_one_task(database, api):
     good = [api.create_run(f"PENDING {looks} looks, COMPLETED") for looks in (1, 2, 3)]
@@ -90,6 +91,7 @@ def test_many_runs_are_waited_for_in_one_task(database, api):
         assert tasks[f"{mode}_count"].xcom_pull(task_ids=f"{mode}_count") == 3
 
 
+@pytest.mark.unmeasured
 @pytest.mark.timeout(300)
 def test_many_runs_are_waited_for_by_a_dag_that_is_tested_within_an_event_loop(database, api):
     ids = [api.create_run(f"PENDING {looks} looks, COMPLETED") for looks in (1, 2)]

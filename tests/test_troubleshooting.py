@@ -17,8 +17,6 @@ from airflow_anon.hooks import AnonHook
 from airflow_anon.sensors import AnonWorkflowRunSensor
 from airflow_anon.triggers import AnonWorkflowRunTrigger
 
-pytestmark = pytest.mark.unmeasured
-
 PAGE = Path(__file__).parent.parent / "docs" / "troubleshooting.md"
 MESSAGES = [
     heading.replace("\\", "")
