@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -71,6 +72,40 @@ def tests(session: nox.Session, airflow: str) -> None:
     session.run("pytest", *session.posargs)
 
 
+@nox.session(venv_backend="none")
+def between(session: nox.Session) -> None:
+    """Run the core, every mode, and a DAG in each mode, on the lines of Airflow between the oldest and the newest."""
+    in_each_mode = "test_the_link_is_there_while_a_task_waits_and_when_it_is_over"
+    paths = (
+        "tests/test_provider.py",
+        "tests/core",
+        "tests/test_waiting.py",
+        f"tests/test_links.py::{in_each_mode}",
+    )
+    lines = (f"tests({airflow})" for airflow in MATRIX if airflow not in {OLDEST, MAIN})
+    session.run(sys.executable, "-m", "nox", "-s", *lines, "--", *paths)
+
+
+@nox.session(venv_backend="none")
+def system(session: nox.Session) -> None:
+    """Let waits take place in a real Airflow with PostgreSQL; ``-- --full`` for the whole size."""
+    session.run(
+        sys.executable, "tests/system/run.py", "--result", ".nox/system-result.json", *session.posargs
+    )
+
+
+@nox.session(venv_backend="none")
+def reliability(session: nox.Session) -> None:
+    """Write ``docs/reliability.md`` from the last ``make test-system``."""
+    session.run(sys.executable, "tests/system/reliability.py", ".nox/test-system-result.json")
+
+
+@nox.session(venv_backend="none")
+def bench(session: nox.Session) -> None:
+    """Measure ours beside other providers, and write ``benchmarks/RESULTS.md``."""
+    session.run(sys.executable, "benchmarks/run.py", *session.posargs)
+
+
 @nox.session(python=interpreter(MATRIX[MAIN]))
 def fuzz(session: nox.Session) -> None:
     """Draw many new cases for the property tests, which may take an hour; a find becomes an ``@example``."""
@@ -81,7 +116,7 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session(python=interpreter(MATRIX[OLDEST]))
 def browser(session: nox.Session) -> None:
-    """Test the connection form in the pages of the oldest Airflow; ``make browser`` does it in the newest."""
+    """Test the connection form in the pages of the oldest Airflow; ``make browser`` tests all in the newest."""
     install(session, "test", "browser", airflow=OLDEST)
     session.run("pytest", "tests/browser/test_connection_form.py", env={"BROWSER_TESTS": "required"})
 
@@ -144,7 +179,7 @@ def build(session: nox.Session) -> None:
 
 @nox.session(python=interpreter(MATRIX[MAIN]), requires=["build"])
 def wheel(session: nox.Session) -> None:
-    """Install what was built beside Airflow alone; from there look in every mode, check types, make an SBOM."""
+    """Install what was built beside Airflow alone; from there poll in every mode, check types, make an SBOM."""
     pinned = str(Path(pins(MAIN, MATRIX[MAIN])).resolve())
     session.install("-c", pinned, "cyclonedx-bom", "mypy", "uv")
     (built,), (source,) = (list(Path("dist").resolve().glob(kind)) for kind in ("*.whl", "*.tar.gz"))
@@ -165,7 +200,7 @@ def wheel(session: nox.Session) -> None:
         session.run(python, "bill_of_materials.py", "sbom.json", external=True)
         session.run("mypy", "--strict", "--config-file=", "--python-executable", python, "dags/every_mode.py")
         session.run(python, "stock_airflow.py", external=True)
-        session.run(python, "look_in_every_mode.py", "dags", external=True)
+        session.run(python, "poll_in_every_mode.py", "dags", external=True)
 
 
 @nox.session(python=interpreter(MATRIX[MAIN]))

@@ -11,14 +11,17 @@ from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_anon import get_provider_info
+from airflow_anon.client.endpoint import Endpoint
+from airflow_anon.core.ids import normalise_id
+from airflow_anon.core.messages import ending
+from airflow_anon.core.policy import WaitPolicy
+from airflow_anon.core.polling import fetch_run, wait_for_run
+from airflow_anon.core.probe import probe
+from airflow_anon.core.sanitize import fit_text
+from airflow_anon.core.state import WaitState
 from airflow_anon.exceptions import AnonConfigurationError, AnonError, AnonUnreadableConnectionError
-from airflow_anon.memory import Memory
-from airflow_anon.metrics import counted_wait, look_counter
-from airflow_anon.outcomes import conclude, ended_run
-from airflow_anon.protocol import Plan, ending, fetch_run, probe, wait_for_run
-from airflow_anon.runs import normalise_id
-from airflow_anon.sanitize import fit_text
-from airflow_anon.settings import Endpoint
+from airflow_anon.task.metrics import counted_wait, poll_counter
+from airflow_anon.task.result import ended_run, result_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,11 +31,11 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
     from typing_extensions import Self
 
-    from airflow_anon.memory import News
-    from airflow_anon.protocol import Conversation, Look, NoResponse, Request, Response
+    from airflow_anon.client.requests_client import Client
+    from airflow_anon.client.shared_client import SharedClient
+    from airflow_anon.core.flow import Flow, LogLine, NoResponse, Request, Response
+    from airflow_anon.core.polling import PollResult
     from airflow_anon.runs import WorkflowRun
-    from airflow_anon.sharing import SharedClient
-    from airflow_anon.transport import Client
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -42,9 +45,9 @@ A_WEEK = 7 * 24 * 3600.0
 
 class AnonHook(BaseHook):
     """
-    Looks at workflow runs, and waits for them.
+    Polls workflow runs, and waits for them.
 
-    It keeps one TCP connection alive between looks: use it as a context manager, or call
+    It keeps one TCP connection alive between polls: use it as a context manager, or call
     :meth:`close`, to close it.
 
     :param anon_conn_id: the Airflow connection to the API.
@@ -82,12 +85,12 @@ class AnonHook(BaseHook):
 
     def get_workflow_run(self, workflow_run_id: str | UUID) -> WorkflowRun:
         """
-        Look at a run once, whatever its status; short disturbances are ridden out.
+        Poll a run once, whatever its status; short disturbances are ridden out.
 
         :param workflow_run_id: the run's UUID.
         :raises AnonError: there is no such run, or no answer for a minute.
         """
-        return self.converse(fetch_run(normalise_id(workflow_run_id)))
+        return self.drive(fetch_run(normalise_id(workflow_run_id)))
 
     def wait_for_workflow_run(
         self,
@@ -110,7 +113,7 @@ class AnonHook(BaseHook):
         :raises AnonWaitTimeoutError: *timeout* or *user_input_timeout* is over.
         :raises AnonError: the wait could not go on.
         """
-        plan = self._plan(
+        policy = self._policy(
             workflow_run_id,
             timeout,
             poke_interval=poke_interval,
@@ -119,14 +122,14 @@ class AnonHook(BaseHook):
             outage_tolerance=outage_tolerance,
             user_input_timeout=user_input_timeout,
         )
-        memory = Memory()
-        with counted_wait(self.anon_conn_id, plan, memory) as count:
-            count.look = self.converse(wait_for_run(plan, memory))
-            return self._concluded(plan, memory, count.look)
+        state = WaitState()
+        with counted_wait(self.anon_conn_id, policy, state) as count:
+            count.polled = self.drive(wait_for_run(policy, state))
+            return self._concluded(policy, state, count.polled)
 
     async def aget_workflow_run(self, workflow_run_id: str | UUID) -> WorkflowRun:
-        """Look at a run once, like :meth:`get_workflow_run`, without blocking the event loop."""
-        return await self.aconverse(fetch_run(normalise_id(workflow_run_id)))
+        """Poll a run once, like :meth:`get_workflow_run`, without blocking the event loop."""
+        return await self.adrive(fetch_run(normalise_id(workflow_run_id)))
 
     async def await_workflow_run(
         self,
@@ -140,7 +143,7 @@ class AnonHook(BaseHook):
         user_input_timeout: float | None = None,
     ) -> WorkflowRun:
         """Wait for a run like :meth:`wait_for_workflow_run`, without blocking the event loop."""
-        plan = self._plan(
+        policy = self._policy(
             workflow_run_id,
             timeout,
             poke_interval=poke_interval,
@@ -149,16 +152,16 @@ class AnonHook(BaseHook):
             outage_tolerance=outage_tolerance,
             user_input_timeout=user_input_timeout,
         )
-        memory = Memory()
-        with counted_wait(self.anon_conn_id, plan, memory) as count:
-            count.look = await self.aconverse(wait_for_run(plan, memory))
-            return self._concluded(plan, memory, count.look)
+        state = WaitState()
+        with counted_wait(self.anon_conn_id, policy, state) as count:
+            count.polled = await self.adrive(wait_for_run(policy, state))
+            return self._concluded(policy, state, count.polled)
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask the API for a run that does not exist, and say what the answer tells about the connection."""
         try:
             with self:
-                return self.converse(probe())
+                return self.drive(probe())
         except AnonError as error:
             # Airflow's Test button tests a copy of the connection, under a random name.
             return False, str(error).removeprefix(f"Connection {self.anon_conn_id!r}: ")
@@ -166,9 +169,9 @@ class AnonHook(BaseHook):
     def get_conn(self) -> Client:
         """Return the client for the connection, which keeps one TCP connection alive."""
         if self._client is None:
-            from airflow_anon.transport import Client
+            from airflow_anon.client.requests_client import Client
 
-            self._client = Client(self.endpoint(), look_counter(self.anon_conn_id))
+            self._client = Client(self.endpoint(), poll_counter(self.anon_conn_id))
         return self._client
 
     def close(self) -> None:
@@ -185,89 +188,102 @@ class AnonHook(BaseHook):
     ) -> None:
         self.close()
 
-    def converse(self, conversation: Conversation[T], *, patient: bool = False) -> T:
+    def drive(self, flow: Flow[T], *, retry_unreadable_connection: bool = False) -> T:
         """
-        Carry a conversation with the API out.
+        Carry a flow with the API out.
 
-        :param patient: whether a connection that cannot be read counts as an API that does not answer.
+        :param retry_unreadable_connection: whether a connection that cannot be read counts as an API that does not answer.
         """
-        from airflow_anon.transport import converse, unread
+        from airflow_anon.client.network import unread
+        from airflow_anon.client.requests_client import drive
 
         def send(request: Request) -> Response | NoResponse:
             try:
                 client = self.get_conn()
             except AnonConfigurationError as error:
-                if not patient:
+                if not retry_unreadable_connection:
                     raise
                 return unread(error, "the worker")
             return client.send(request)
 
-        return converse(send, conversation, tell=self.tell, renew=self._renew)
+        return drive(send, flow, log_line=self.log_line, reload=self._reload)
 
-    async def aconverse(
+    async def adrive(
         self,
-        conversation: Conversation[T],
+        flow: Flow[T],
         *,
-        tell: Callable[[News], None] | None = None,
-        patient: str | None = None,
+        log_line: Callable[[LogLine], None] | None = None,
+        retry_unreadable_connection: bool = False,
         on_worker: bool = False,
     ) -> T:
         """
-        Carry a conversation with the API out without blocking the event loop.
+        Carry a flow with the API out without blocking the event loop.
 
-        All conversations of one connection and event loop share a client.
+        All flows of one connection and event loop share a client.
 
-        :param tell: takes each line for the log, in place of the hook's own.
-        :param patient: where the connection is read, if one that cannot be read counts as an API that does not
+        :param log_line: takes each line for the log, in place of the hook's own.
+        :param retry_unreadable_connection: whether a connection that cannot be read counts as an API that does not
             answer.
-        :param on_worker: as :meth:`ajoin` takes it.
+        :param on_worker: as :meth:`acquire` takes it.
         """
-        from airflow_anon.transport import aconverse
+        from airflow_anon.client.aiohttp_client import adrive
 
-        client = self.ajoin(on_worker=on_worker)
+        client = self.acquire(on_worker=on_worker)
         try:
-            return await aconverse(client, conversation, tell=tell or self.tell, patient=patient)
+            return await adrive(
+                client,
+                flow,
+                log_line=log_line or self.log_line,
+                retry_unreadable_connection=retry_unreadable_connection,
+            )
         finally:
-            await client.leave()
+            await client.release()
 
-    def ajoin(self, *, on_worker: bool = False) -> SharedClient:
+    def acquire(self, *, on_worker: bool = False) -> SharedClient:
         """
-        Join the client that all conversations of one connection and event loop share; leave it at the end.
+        Take part in the client that all flows of one connection and event loop share; release it at the end.
 
         :param on_worker: whether a signal may end the task meanwhile: then the connection is read as other tasks
             read theirs. An asynchronous look-up that is cancelled can leave the task's channel to Airflow locked,
             or out of step.
         """
-        from airflow_anon.sharing import SharedClient
+        from airflow_anon.client.shared_client import SharedClient
 
         read = partial(asyncio.to_thread, self.endpoint) if on_worker else self.aendpoint
-        return SharedClient.join((type(self), self.anon_conn_id), read, look_counter(self.anon_conn_id))
+        place = "the worker" if on_worker else "the triggerer"
+        key = (type(self), self.anon_conn_id)
+        return SharedClient.acquire(key, read, poll_counter(self.anon_conn_id), place)
 
-    async def aconverse_each(
+    async def adrive_each(
         self,
-        conversations: Mapping[K, Conversation[T]],
+        flows: Mapping[K, Flow[T]],
         enough: Callable[[K, T], bool],
         *,
-        tell: Callable[[News], None],
-        patient: str | None = None,
+        log_line: Callable[[LogLine], None],
+        retry_unreadable_connection: bool = False,
         on_worker: bool = False,
     ) -> None:
         """
-        Carry conversations out side by side, until the last is over or one of them is enough.
+        Carry flows out side by side, until the last is over or one of them is enough.
 
         :param enough: takes each result as it comes, and says whether the others can be left.
         :raises AnonError: the first that one of them raises; the others are left.
         """
         is_enough = False
 
-        async def carry_out(key: K, conversation: Conversation[T]) -> bool:
+        async def carry_out(key: K, flow: Flow[T]) -> bool:
             # A task keeps what it returns until all are over, so not the result.
             nonlocal is_enough
-            result = await self.aconverse(conversation, tell=tell, patient=patient, on_worker=on_worker)
+            result = await self.adrive(
+                flow,
+                log_line=log_line,
+                retry_unreadable_connection=retry_unreadable_connection,
+                on_worker=on_worker,
+            )
             is_enough = is_enough or enough(key, result)
             return is_enough
 
-        tasks = [asyncio.ensure_future(carry_out(*item)) for item in conversations.items()]
+        tasks = [asyncio.ensure_future(carry_out(*item)) for item in flows.items()]
         try:
             for done in asyncio.as_completed(tasks):
                 if await done:
@@ -303,9 +319,9 @@ class AnonHook(BaseHook):
         except Exception as error:  # noqa: BLE001
             raise self._unreadable(error) from None
 
-    def tell(self, news: News) -> None:
-        """Write a line of a conversation to the log."""
-        write(self.log, news)
+    def log_line(self, line: LogLine) -> None:
+        """Write a line of a flow to the log."""
+        write(self.log, line)
 
     def _has_own_lookup(self) -> bool:
         """Say whether a subclass has put its own ``get_connection`` before whatever ``aget_connection`` there is."""
@@ -345,30 +361,30 @@ class AnonHook(BaseHook):
             field="anon_conn_id",
         )
 
-    def _renew(self) -> bool:
+    def _reload(self) -> bool:
         try:
             endpoint = self.endpoint()
         except AnonConfigurationError as error:
             if not error.is_unread:
                 raise
             return False
-        return self.get_conn().renew(endpoint)
+        return self.get_conn().reload(endpoint)
 
     @staticmethod
-    def _plan(workflow_run_id: str | UUID, timeout: float, **options: Any) -> Plan:
+    def _policy(workflow_run_id: str | UUID, timeout: float, **options: Any) -> WaitPolicy:
         now = time.time()
-        return Plan(normalise_id(workflow_run_id), started_at=now, deadline=now + timeout, **options)
+        return WaitPolicy(normalise_id(workflow_run_id), started_at=now, deadline=now + timeout, **options)
 
-    def _concluded(self, plan: Plan, memory: Memory, look: Look) -> WorkflowRun:
-        run = ended_run(plan, memory, look)
-        self.tell(ending(memory, run))
-        conclude(run)
+    def _concluded(self, policy: WaitPolicy, state: WaitState, polled: PollResult) -> WorkflowRun:
+        run = ended_run(policy, state, polled)
+        self.log_line(ending(state, run))
+        result_of(run)
         return run
 
 
-def write(log: Any, news: News) -> None:
-    """Write a line of a conversation to a log."""
-    (log.warning if news.level == "warning" else log.info)("%s", fit_text(news.text))
+def write(log: Any, line: LogLine) -> None:
+    """Write a line of a flow to a log."""
+    (log.warning if line.level == "warning" else log.info)("%s", fit_text(line.text))
 
 
 def _is_not_found(error: Exception) -> bool:

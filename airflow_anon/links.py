@@ -12,12 +12,13 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink
+from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
     from airflow.sdk.types import TaskInstanceKey
 
-    from airflow_anon.settings import Endpoint
+    from airflow_anon.client.endpoint import Endpoint
 
 log = logging.getLogger(__name__)
 
@@ -47,20 +48,30 @@ class AnonWorkflowRunLink(BaseOperatorLink):
 
 
 def keep_link(
-    operator: Any, context: Context, endpoint: Endpoint, workflow_run_id: str, workflow_id: str | None = None
+    operator: Any,
+    context: Context,
+    endpoint: Endpoint,
+    workflow_run_id: str,
+    workflow_id: str | None = None,
+    *,
+    stays: bool = False,
 ) -> None:
     """
     Keep the address of a task's run for Airflow's pages, unless that is done.
 
-    What goes wrong here fails no task: the log is told.
+    What goes wrong here fails no task, and is logged.
 
     :param workflow_id: unknown before the run is seen; an address that needs it is kept then.
+    :param stays: whether the task stays on its worker. One that leaves it needs no request of its own: Airflow 3
+        asks for the link at the end of each start, and keeps it.
     """
     try:
         url = run_url(endpoint, workflow_run_id, workflow_id)
         if url is not None and url != operator.run_url:
             operator.run_url = url
-            plain_xcom().set(**link_xcom(context["ti"], url))
+        if (stays or not AIRFLOW_V_3_0_PLUS) and operator.run_url != operator.kept_run_url:
+            operator.kept_run_url = operator.run_url
+            plain_xcom().set(**link_xcom(context["ti"], operator.run_url))
     except Exception:
         operator.log.warning(NOT_KEPT, exc_info=True)
 
@@ -69,7 +80,7 @@ def run_url(endpoint: Endpoint, workflow_run_id: str, workflow_id: str | None) -
     """Return the address of a run; None while it takes a workflow id that is not known yet."""
     from urllib.parse import quote
 
-    from airflow_anon.protocol import path_of
+    from airflow_anon.core.ids import path_of
 
     if endpoint.run_url_template is None:
         return endpoint.url(path_of(workflow_run_id))

@@ -1,4 +1,4 @@
-"""The operator that looks at a run once."""
+"""The operator that polls a run once."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class AnonWorkflowRunOperator(BaseOperator):
     ui_color = "#e6f1f2"
 
     run_url: str | None = None
+    kept_run_url: str | None = None
 
     if TYPE_CHECKING:
 
@@ -51,8 +52,8 @@ class AnonWorkflowRunOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Fetch the run and return its JSON."""
+        from airflow_anon.core.ids import normalise_id
         from airflow_anon.hooks import AnonHook
-        from airflow_anon.runs import normalise_id
 
         workflow_run_id = normalise_id(self.workflow_run_id)
         with AnonHook(self.anon_conn_id) as hook:

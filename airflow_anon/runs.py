@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from airflow_anon.exceptions import AnonInvalidIdError, AnonProtocolError
-
 if TYPE_CHECKING:
     from pendulum import DateTime
 
-UUID = re.compile(
+# Where the API is, under its address.
+API_PATH = "/api/v2"
+UUID_PATTERN = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
     r"|00000000-0000-0000-0000-000000000000",
     re.IGNORECASE | re.ASCII,
@@ -51,37 +50,6 @@ def is_queued(status: str | None) -> bool:
     return status == WorkflowRunStatus.PENDING
 
 
-def shown(value: object) -> str:
-    """Write a value that is none for a message, not at full length."""
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def plain(value: Any) -> Any:
-    """Return an id that is a :class:`uuid.UUID` as its text, also in a list; anything else as it is."""
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return str(value) if isinstance(value, uuid.UUID) else value
-
-
-def normalise_id(workflow_run_id: object, name: str = "workflow_run_id") -> str:
-    """
-    Trim the blanks around an id and check it against the API's pattern.
-
-    :param workflow_run_id: text, or a :class:`uuid.UUID`.
-    :param name: what a message calls the value.
-    :raises AnonInvalidIdError: the value is no UUID that the API would accept.
-    """
-    text = plain(workflow_run_id)
-    trimmed = text.strip() if isinstance(text, str) else ""
-    if not UUID.fullmatch(trimmed):
-        raise AnonInvalidIdError(
-            f"{name} {shown(workflow_run_id)} is no id of a workflow run: the API's ids are UUIDs such as "
-            "3c90c3cc-0d44-4b50-8888-8dd25736052a.",
-        )
-    return trimmed
-
-
 @dataclass(frozen=True, slots=True)
 class WorkflowRun:
     """
@@ -115,14 +83,14 @@ class WorkflowRun:
         A status this package does not know is kept as text and is never a success: guessing would
         turn tasks green on work that was not done. Fields beyond the API's nine are kept too.
 
-        :raises AnonProtocolError: *payload* does not describe a workflow run.
+        :raises ValueError: *payload* does not describe a workflow run.
         """
         if not isinstance(payload, Mapping):
-            raise AnonProtocolError(f"a {type(payload).__name__} where a workflow run was expected")
+            raise ValueError(f"a {type(payload).__name__} where a workflow run was expected")  # noqa: TRY004  one kind for all
         for name, pattern, nullable in FIELDS:
             value = payload.get(name, MISSING)
             if not (isinstance(value, str) and pattern.fullmatch(value)) and not (nullable and value is None):
-                raise AnonProtocolError(f"its field {name!r} is missing or malformed")
+                raise ValueError(f"its field {name!r} is missing or malformed")
         completed_at = payload["completedAt"]
         return cls(
             id=payload["id"],
@@ -197,7 +165,7 @@ class WorkflowRun:
 
     @property
     def awaits_user_input(self) -> bool:
-        """Whether the run stands still until a person answers."""
+        """Whether the run stands still until a user answers."""
         return self.status == WorkflowRunStatus.AWAITING_USER_INPUT
 
 
@@ -205,14 +173,14 @@ MISSING = object()
 STATUS_BY_NAME: Mapping[str, WorkflowRunStatus] = {status.value: status for status in WorkflowRunStatus}
 ANYTHING = re.compile(r"(?s).*")
 FIELDS: tuple[tuple[str, re.Pattern[str], bool], ...] = (
-    ("id", UUID, False),
-    ("workflowId", UUID, False),
+    ("id", UUID_PATTERN, False),
+    ("workflowId", UUID_PATTERN, False),
     ("status", re.compile(r"\S+"), False),
     ("completedAt", TIMESTAMP, True),
     ("createdAt", TIMESTAMP, False),
     ("updatedAt", TIMESTAMP, False),
-    ("createdByUserId", UUID, False),
-    ("jobRunId", UUID, True),
+    ("createdByUserId", UUID_PATTERN, False),
+    ("jobRunId", UUID_PATTERN, True),
     ("currentStateName", ANYTHING, True),
 )
 
@@ -223,4 +191,4 @@ def _parse(timestamp: str) -> DateTime:
     try:
         return cast("DateTime", pendulum.parse(timestamp))
     except ValueError as error:
-        raise AnonProtocolError(f"{timestamp[:40]!r} is no date") from error
+        raise ValueError(f"{timestamp[:40]!r} is no date") from error

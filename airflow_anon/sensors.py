@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from airflow.triggers.base import StartTriggerArgs
 
     from airflow_anon.hooks import AnonHook
-    from airflow_anon.waits import BaseWait
+    from airflow_anon.task.waits import BaseWait
+    from airflow_anon.triggers import AnonWorkflowRunsTrigger, AnonWorkflowRunTrigger, WaitingTrigger
 
 DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
 UserInputCallback = Callable[["Context"], Any]
@@ -91,7 +92,7 @@ class _WaitingSensor(BaseSensorOperator):
     def start_from_trigger(self) -> bool:
         """Whether Airflow is to start the task in the triggerer; asked when its DAG is complete."""
         # Not self._wait: Airflow runs a copy of this object.
-        return self.asked_to_start_in_triggerer and self._new_wait().why_not_start() is None
+        return self.asked_to_start_in_triggerer and self._new_wait().reason_to_start_on_worker() is None
 
     def _validate_start_from_trigger_kwargs(self) -> None:
         """Look for no callable among the trigger's arguments, before the DAG is complete: there is none."""
@@ -102,6 +103,11 @@ class _WaitingSensor(BaseSensorOperator):
         return self._new_wait().start_trigger_args() if self.start_from_trigger else None
 
     def _new_wait(self) -> BaseWait[Any]:
+        raise NotImplementedError  # pragma: no cover  each sensor has its own
+
+    @property
+    def trigger_class(self) -> type[WaitingTrigger]:
+        """What waits in the triggerer."""
         raise NotImplementedError  # pragma: no cover  each sensor has its own
 
     @cached_property
@@ -122,13 +128,13 @@ class _WaitingSensor(BaseSensorOperator):
             try:
                 return super().execute(context)
             except AirflowSensorTimeout as error:
-                # Airflow forgets never_fail if the time is over after errors that silent_fail passed over.
+                # Airflow forgets never_fail if the time is over after errors that silent_fail ignored.
                 if not self.never_fail:
                     raise
                 raise AirflowSkipException("Skipping due to never_fail is set to True.") from error
 
     def poke(self, context: Context) -> PokeReturnValue:
-        """Take one look; a deferrable sensor goes on in the triggerer if there is more to wait for."""
+        """Poll once; a deferrable sensor goes on in the triggerer if there is more to wait for."""
         return self._wait.poke(context)
 
     def execute_complete(self, context: Context, event: Any = None, kept: Any = None) -> Any:
@@ -136,7 +142,7 @@ class _WaitingSensor(BaseSensorOperator):
         return self._wait.resume(context, event, kept)
 
     def execute_failed(self, context: Context, error: str = "", traceback: list[str] | None = None) -> Any:
-        """Look once more after the trigger broke off, or was not run in time."""
+        """Poll once more after the trigger broke off, or was not run in time."""
         return self._wait.replace_trigger(context, error, traceback)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
@@ -148,12 +154,12 @@ class _WaitingSensor(BaseSensorOperator):
 
     @property
     def reschedule(self) -> bool:
-        """Whether the sensor leaves its worker between two looks."""
+        """Whether the sensor leaves its worker between two polls."""
         return self.mode == "reschedule" and not self.stays_on_worker
 
     def _get_next_poke_interval(self, *args: Any, **kwargs: Any) -> float:
-        # The pause comes from the look just taken, which knows of Retry-After, backoff and the deadline.
-        return self._wait.seconds_to_next_look()
+        # The pause comes from the poll just taken, which knows of Retry-After, backoff and the deadline.
+        return self._wait.seconds_to_next_poll()
 
 
 class AnonWorkflowRunSensor(_WaitingSensor):
@@ -168,12 +174,12 @@ class AnonWorkflowRunSensor(_WaitingSensor):
     :param anon_conn_id: the Airflow connection to the API. (templated)
     :param skip_on_no_action: skip the task, instead of passing it, when the run completed without
         taking any action.
-    :param outage_tolerance: how long the API may be out of reach, counted from the last good look,
+    :param outage_tolerance: how long the API may be unreachable, counted from the last good poll,
         before the wait gives up; seconds or a ``timedelta``.
     :param on_awaiting_user_input_callback: called with the task's context each time the run begins
-        to wait for a person: a callable, an Airflow notifier, or a list of these. The run's JSON is
+        to wait for user input: a callable, an Airflow notifier, or a list of these. The run's JSON is
         in the context as ``workflow_run``.
-    :param user_input_timeout: how long the run may wait for a person before the task fails; seconds
+    :param user_input_timeout: how long the run may wait for user input before the task fails; seconds
         or a ``timedelta``, without limit if None.
     :param deferrable: wait in the triggerer, without a worker; ``[operators] default_deferrable``
         if left out.
@@ -187,6 +193,7 @@ class AnonWorkflowRunSensor(_WaitingSensor):
     operator_extra_links = (AnonWorkflowRunLink(),)
 
     run_url: str | None = None
+    kept_run_url: str | None = None
 
     # Each sensor names all parameters itself: editors and type checkers go by its signature alone.
     def __init__(
@@ -218,9 +225,16 @@ class AnonWorkflowRunSensor(_WaitingSensor):
 
     def _new_wait(self) -> BaseWait[Any]:
         # Loaded when a wait begins: a DAG file that is only parsed does without.
-        from airflow_anon.waits import Wait
+        from airflow_anon.task.waits import Wait
 
         return Wait(self)
+
+    @property
+    def trigger_class(self) -> type[AnonWorkflowRunTrigger]:
+        """What waits in the triggerer."""
+        from airflow_anon.triggers import AnonWorkflowRunTrigger
+
+        return AnonWorkflowRunTrigger
 
 
 class AnonWorkflowRunsSensor(_WaitingSensor):
@@ -229,7 +243,7 @@ class AnonWorkflowRunsSensor(_WaitingSensor):
 
     The XCom ``return_value`` is the list of the runs' JSON, in the order of the ids. All other
     parameters are those of :class:`AnonWorkflowRunSensor` and hold for each run;
-    *on_awaiting_user_input_callback* is called once for each run that begins to wait for a person.
+    *on_awaiting_user_input_callback* is called once for each run that begins to wait for user input.
 
     :param workflow_run_ids: the runs' UUIDs: a list, the output of a task that returns one, or a
         template that renders to one. No ids are no wait: the task passes with ``[]``. (templated)
@@ -271,9 +285,16 @@ class AnonWorkflowRunsSensor(_WaitingSensor):
         self.fail_fast = fail_fast
 
     def _new_wait(self) -> BaseWait[Any]:
-        from airflow_anon.many import ManyWait
+        from airflow_anon.task.many import ManyWait
 
         return ManyWait(self)
+
+    @property
+    def trigger_class(self) -> type[AnonWorkflowRunsTrigger]:
+        """What waits in the triggerer."""
+        from airflow_anon.triggers import AnonWorkflowRunsTrigger
+
+        return AnonWorkflowRunsTrigger
 
 
 def seconds(name: str, value: object) -> float:

@@ -12,30 +12,35 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
 
-from airflow_anon.alarm import asleep
+from airflow_anon.client.timer import coalesced_sleep
+from airflow_anon.core.codec import (
+    SETTLED_AFTER,
+    TRIGGER_GRACE,
+    EventPayload,
+    TriggerArgs,
+    policy_from_kwargs,
+)
+from airflow_anon.core.group import WaitGroup
+from airflow_anon.core.group_codec import GroupEventPayload, from_kwargs
+from airflow_anon.core.ids import normalise_id, plain
+from airflow_anon.core.messages import ending
+from airflow_anon.core.policy import OPTIONS
+from airflow_anon.core.polling import FIRST_POLL_PATIENCE, Outcome, PollResult, poll, wait_for_run
+from airflow_anon.core.sanitize import fit
+from airflow_anon.core.state import WaitState
 from airflow_anon.exceptions import AnonError
-from airflow_anon.group import Group
-from airflow_anon.handoff import SETTLED_AFTER, Handoff, Return, plan_from_kwargs
 from airflow_anon.hooks import AnonHook, write
 from airflow_anon.links import NOT_KEPT, link_xcom, place_of, plain_xcom, run_url
-from airflow_anon.memory import Memory
-from airflow_anon.metrics import WaitCount
-from airflow_anon.passing import GroupReturn, from_kwargs
-from airflow_anon.protocol import FIRST_LOOK_PATIENCE, Look, Outcome, ending, take_look, wait_for_run
-from airflow_anon.runs import normalise_id, plain
-from airflow_anon.sanitize import fit
-from airflow_anon.shortcuts import why_not_end_here
+from airflow_anon.task.metrics import WaitMetrics
+from airflow_anon.task.zero_worker import reason_to_end_elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from datetime import datetime
 
-    from airflow_anon.memory import News
-    from airflow_anon.protocol import Plan
-    from airflow_anon.sharing import SharedClient
-
-# Airflow ends a trigger that does not end by itself so many seconds after the wait's deadline.
-TRIGGER_GRACE = 120.0
+    from airflow_anon.client.shared_client import SharedClient
+    from airflow_anon.core.flow import LogLine
+    from airflow_anon.core.policy import WaitPolicy
 
 
 class WaitingTrigger(BaseTrigger):
@@ -45,45 +50,35 @@ class WaitingTrigger(BaseTrigger):
         self,
         *,
         anon_conn_id: str = AnonHook.default_conn_name,
-        poke_interval: float = 60.0,
-        exponential_backoff: bool = False,
-        max_wait: float | None = None,
         timeout: float | None = None,
-        outage_tolerance: float = 600.0,
-        user_input_timeout: float | None = None,
         started_at: float | None = None,
         deadline: float | None = None,
         deferred_at: float | None = None,
-        next_look_at: float = 0.0,
-        asks_user: bool = False,
+        next_poll_at: float = 0.0,
+        asks_for_input: bool = False,
         seen_at: float | None = None,
-        unwatched: bool = False,
         end_from_trigger: bool = False,
         skip_on_no_action: bool = False,
         do_xcom_push: bool = True,
-        **later: Any,
+        **others: Any,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.anon_conn_id = anon_conn_id
-        self.poke_interval = poke_interval
-        self.exponential_backoff = exponential_backoff
-        self.max_wait = max_wait
         self.timeout = timeout
-        self.outage_tolerance = outage_tolerance
-        self.user_input_timeout = user_input_timeout
         self.started_at = started_at
         self.deadline = deadline
         self.deferred_at = deferred_at
-        self.next_look_at = next_look_at
-        self.asks_user = asks_user
+        self.next_poll_at = next_poll_at
+        self.asks_for_input = asks_for_input
         self.seen_at = seen_at
-        self.unwatched = unwatched
         self.end_from_trigger = end_from_trigger
         self.skip_on_no_action = skip_on_no_action
         self.do_xcom_push = do_xcom_push
-        if later:
+        for name, default in OPTIONS.items():
+            setattr(self, name, others.pop(name, default))
+        if others:
             self.log.warning(
-                "Passing over arguments of another version of airflow-provider-anon: %s", sorted(later)
+                "Ignoring arguments of another version of airflow-provider-anon: %s", sorted(others)
             )
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -120,7 +115,7 @@ class WaitingTrigger(BaseTrigger):
             return
         left = min(self.deferred_at + SETTLED_AFTER - time.time(), SETTLED_AFTER)  # clocks may differ
         if left > 0:
-            await asleep(left)
+            await coalesced_sleep(left)
 
     def _arguments(self) -> dict[str, Any]:
         """Return the arguments, with the times of a wait that was started without a worker."""
@@ -130,7 +125,7 @@ class WaitingTrigger(BaseTrigger):
         """
         Find out when a wait began that was started without a worker: Airflow knows when it is to end.
 
-        Another triggerer may have begun it. After the patience of a first look it would be over, had the
+        Another triggerer may have begun it. After the patience of a first poll it would be over, had the
         run not been seen there.
         """
         timeout_after: datetime | None = getattr(self, "timeout_after", None)
@@ -138,7 +133,7 @@ class WaitingTrigger(BaseTrigger):
             return {}
         deadline = timeout_after.timestamp() - TRIGGER_GRACE
         started_at = deadline - self.timeout
-        seen = {"seen_at": started_at} if time.time() - started_at > FIRST_LOOK_PATIENCE else {}
+        seen = {"seen_at": started_at} if time.time() - started_at > FIRST_POLL_PATIENCE else {}
         return {"started_at": started_at, "deadline": deadline, **seen}
 
     async def _good_end(self, xcom: Any, *, took_no_action: bool) -> TriggerEvent | None:
@@ -149,7 +144,7 @@ class WaitingTrigger(BaseTrigger):
         """
         if not self.end_from_trigger:
             return None
-        if obstacle := why_not_end_here(self.task_instance):
+        if obstacle := reason_to_end_elsewhere(self.task_instance):
             self.log.info("The task ends on a worker, not in the triggerer: %s.", obstacle)
             return None
         if took_no_action and self.skip_on_no_action:
@@ -162,28 +157,29 @@ class WaitingTrigger(BaseTrigger):
                 return None
         return TaskSuccessEvent()
 
-    def _count(self, plan: Plan, memory: Memory, look: Look | None) -> WaitCount:
+    def _count(self, policy: WaitPolicy, state: WaitState, polled: PollResult | None) -> WaitMetrics:
         """Return what counts the wait; one that was started without a worker is counted as started here."""
-        count = WaitCount(self.anon_conn_id, plan, memory, look)
+        count = WaitMetrics(self.anon_conn_id, policy, state, polled)
         if self.started_at is None:
             # Not before: at its start a trigger cannot tell whether another triggerer had started it.
             count.start()
         return count
 
-    def tell(self, news: News) -> None:
-        """Write a line of the conversation to the log."""
-        write(self.log, news)
+    def log_line(self, line: LogLine) -> None:
+        """Write a line of the flow to the log."""
+        write(self.log, line)
 
 
 @cache
 def arguments_of(kind: type[WaitingTrigger]) -> tuple[str, ...]:
     """Return the names of a trigger's arguments, its own first."""
-    return tuple(
+    own = (
         parameter.name
         for cls in (kind, WaitingTrigger)
         for parameter in signature(cls.__init__).parameters.values()
         if parameter.kind is Parameter.KEYWORD_ONLY
     )
+    return *own, *OPTIONS
 
 
 class AnonWorkflowRunTrigger(WaitingTrigger):
@@ -192,23 +188,19 @@ class AnonWorkflowRunTrigger(WaitingTrigger):
 
     Its class path and its arguments are kept in Airflow's database: they hold plain values and no
     credential. Times are in seconds, ``started_at``, ``deadline`` and all that end in ``_at`` or
-    ``_since`` since the epoch. Arguments that a later version of the package wrote are passed over.
+    ``_since`` since the epoch. The options of the sensor, such as ``poke_interval`` and ``outage_tolerance``, have
+    the same names here. Arguments that a later version of the package wrote are ignored.
 
     :param workflow_run_id: the run's UUID.
     :param anon_conn_id: the Airflow connection to the API.
-    :param poke_interval: the pause between two looks.
-    :param exponential_backoff: let the pauses grow, up to *max_wait*.
-    :param outage_tolerance: how long the API may be out of reach.
-    :param user_input_timeout: how long the run may wait for a person.
     :param started_at: when the wait began; now, if left out.
     :param deadline: when it is to end; *timeout* after its beginning, if left out.
     :param deferred_at: when the task left its worker for the triggerer, if it did.
-    :param next_look_at: when to look next; at once, if left out.
-    :param asks_user: fire also when the run begins to wait for a person.
+    :param next_poll_at: when to poll next; at once, if left out.
+    :param asks_for_input: fire also when the run begins to wait for user input.
     :param seen_at: when the run was last seen, with *last_status* and *last_state_name*.
-    :param unwatched: whether nobody had looked since for longer than was planned.
-    :param awaiting_since: when the run began to wait for a person, if it does.
-    :param user_input_seconds: seconds seen waiting for a person so far.
+    :param awaiting_since: when the run began to wait for user input, if it does.
+    :param user_input_seconds: seconds seen waiting for user input so far.
     :param queued_seconds: seconds that the run was queued, if that was seen.
     :param warned_of: the unknown statuses that the log has been told of; at least the last, if left out.
     :param end_from_trigger: end the task here if its run ended well, instead of on a worker; then
@@ -238,58 +230,58 @@ class AnonWorkflowRunTrigger(WaitingTrigger):
 
     async def _wait_to_its_end(self) -> TriggerEvent | dict[str, Any]:
         now = time.time()
-        handoff = Handoff.from_kwargs(now, self._arguments())
-        plan, memory = handoff.plan, handoff.memory
+        arguments = TriggerArgs.from_kwargs(now, self._arguments())
+        policy, state = arguments.policy, arguments.state
         try:
-            plan = replace(plan, workflow_run_id=normalise_id(plan.workflow_run_id))
-            look = await self._wait(replace(handoff, plan=plan), handoff.next_look_at - now)
-            result = Return(plan, memory, look)
+            policy = replace(policy, workflow_run_id=normalise_id(policy.workflow_run_id))
+            polled = await self._wait(replace(arguments, policy=policy), arguments.next_poll_at - now)
+            result = EventPayload(policy, state, polled)
         except AnonError as error:
-            result = Return(plan, memory, error=error)
-        count = self._count(plan, memory, result.look)
-        run = result.look.run if result.look is not None else None
+            result = EventPayload(policy, state, error=error)
+        count = self._count(policy, state, result.polled)
+        run = result.polled.run if result.polled is not None else None
         if run is not None and run.succeeded:
             end = await self._good_end(run.to_payload(), took_no_action=run.took_no_action)
             if end is not None:
-                self.tell(ending(memory, run))
+                self.log_line(ending(state, run))
                 count.end()
                 return end
         return result.to_event()
 
-    async def _wait(self, handoff: Handoff, delay: float) -> Look:
-        from airflow_anon.transport import aconverse
+    async def _wait(self, arguments: TriggerArgs, delay: float) -> PollResult:
+        from airflow_anon.client.aiohttp_client import adrive
 
-        client = AnonHook(self.anon_conn_id).ajoin()
+        client = AnonHook(self.anon_conn_id).acquire()
         try:
-            conversation = wait_for_run(
-                handoff.plan,
-                handoff.memory,
+            flow = wait_for_run(
+                arguments.policy,
+                arguments.state,
                 delay=delay,
-                before=await self._first_look(client, handoff) if self._limits() else None,
-                stop_to_ask_user=handoff.asks_user,
+                before=await self._first_poll(client, arguments) if self._limits() else None,
+                stop_for_input=arguments.asks_for_input,
             )
-            return await aconverse(client, conversation, tell=self.tell, patient="the triggerer")
+            return await adrive(client, flow, log_line=self.log_line, retry_unreadable_connection=True)
         finally:
-            await client.leave()
+            await client.release()
 
-    async def _first_look(self, client: SharedClient, handoff: Handoff) -> Look:
-        """Look, and keep the link to the run, as a sensor does that starts on a worker."""
-        from airflow_anon.transport import aconverse
+    async def _first_poll(self, client: SharedClient, arguments: TriggerArgs) -> PollResult:
+        """Poll, and keep the link to the run, as a sensor does that starts on a worker."""
+        from airflow_anon.client.aiohttp_client import adrive
 
-        conversation = take_look(handoff.plan, handoff.memory)
-        look = await aconverse(client, conversation, tell=self.tell, patient="the triggerer")
-        if client.endpoint is not None and look.run is not None:
+        flow = poll(arguments.policy, arguments.state)
+        polled = await adrive(client, flow, log_line=self.log_line, retry_unreadable_connection=True)
+        if client.endpoint is not None and polled.run is not None:
             try:
-                url = run_url(client.endpoint, look.run.id, look.run.workflow_id)
+                url = run_url(client.endpoint, polled.run.id, polled.run.workflow_id)
                 await plain_xcom().aset(**link_xcom(self.task_instance, url))
             except Exception:
                 self.log.warning(NOT_KEPT, exc_info=True)
-        return look
+        return polled
 
 
 class AnonWorkflowRunsTrigger(WaitingTrigger):
     """
-    Waits until many workflow runs are over, and fires one event, after which the sensor looks once more.
+    Waits until many workflow runs are over, and fires one event, after which the sensor polls once more.
 
     Its arguments are those of :class:`AnonWorkflowRunTrigger`, but:
 
@@ -298,7 +290,7 @@ class AnonWorkflowRunsTrigger(WaitingTrigger):
     :param fail_fast: fire with the first run that does not end well.
     :param seen_at: when all runs had been seen, if they had.
     :param seen_as: how they were seen then: lists of the numbers of runs in *workflow_run_ids* (such
-        as ``0-3,7``), their status, the name of their state, and since when they wait for a person.
+        as ``0-3,7``), their status, the name of their state, and since when they wait for user input.
     :param warned_of: the unknown statuses that the log has been told of.
     """
 
@@ -320,39 +312,41 @@ class AnonWorkflowRunsTrigger(WaitingTrigger):
     async def _wait_to_its_end(self) -> TriggerEvent | dict[str, Any]:
         now = time.time()
         arguments = self._arguments()
-        plan = plan_from_kwargs(now, arguments)
+        policy = policy_from_kwargs(now, arguments)
         group = None
         try:
-            group = from_kwargs(plan, arguments, now)
-            await self._wait(group, self.next_look_at - now)
-            result = GroupReturn.of(group)
+            group = from_kwargs(policy, arguments, now)
+            await self._wait(group, self.next_poll_at - now)
+            result = GroupEventPayload.of(group)
         except AnonError as error:
-            result = GroupReturn(plan, error=error)
-        count = self._count(plan, Memory(), None)
+            result = GroupEventPayload(policy, error=error)
+        count = self._count(policy, WaitState(), None)
         if group is not None and group.all_well:
             end = await self._good_end(group.payloads(), took_no_action=group.took_no_action)
             if end is not None:
-                self.tell(group.ending())
-                count.look = group.look_for_all()
+                self.log_line(group.ending())
+                count.polled = group.result_for_all()
                 count.end()
                 return end
         return result.to_event(group)
 
-    async def _wait(self, group: Group, delay: float) -> None:
-        def tell(news: News) -> None:
+    async def _wait(self, group: WaitGroup, delay: float) -> None:
+        def log_line(line: LogLine) -> None:
             # Each run has something to say now and then, which is when it may be time for a summary.
-            for line in [*group.sum_up(time.time()), *group.hear(news)]:
-                self.tell(line)
+            for told in [*group.sum_up(time.time()), *group.pick(line)]:
+                self.log_line(told)
 
-        def enough(key: str, look: Look) -> bool:
-            # What is still waiting has stopped to ask a person.
-            is_enough = group.take(key, look) or look.outcome is Outcome.WAITING
+        def enough(key: str, polled: PollResult) -> bool:
+            # What is still waiting has stopped for user input.
+            is_enough = group.take(key, polled) or polled.outcome is Outcome.WAITING
             if not self.end_from_trigger:
                 group.drop(key)
             return is_enough
 
         waits = {
-            key: wait_for_run(member.plan, member.memory, delay=delay, stop_to_ask_user=self.asks_user)
+            key: wait_for_run(member.policy, member.state, delay=delay, stop_for_input=self.asks_for_input)
             for key, member in group.members.items()
         }
-        await AnonHook(self.anon_conn_id).aconverse_each(waits, enough, tell=tell, patient="the triggerer")
+        await AnonHook(self.anon_conn_id).adrive_each(
+            waits, enough, log_line=log_line, retry_unreadable_connection=True
+        )

@@ -1,5 +1,5 @@
 """
-Who is measured: our trigger, the peers' own triggers, and two floors that only look and sleep.
+Who is measured: our trigger, the peers' own triggers, and two floors that only poll and sleep.
 
 Each contender has a connection, given to Airflow through its environment, and a factory that makes
 the wait number *i*: something whose ``run()`` yields one event when the run is over.
@@ -53,7 +53,7 @@ class Contender:
     connect: Callable[[Target], dict[str, Any]]
     prepare: Callable[[Target, float], Callable[[int], Any]]
     note: str = ""
-    looks: bool = True
+    polls: bool = True
 
     def set_connection(self, target: Target) -> None:
         """Give the connection to Airflow, through the environment."""
@@ -187,7 +187,7 @@ def _fivetran(target: Target, interval: float) -> Callable[[int], Any]:
 
 
 class SharedSession:
-    """A look with a bare ``aiohttp`` session that all waits share, then a sleep."""
+    """A poll with a bare ``aiohttp`` session that all waits share, then a sleep."""
 
     session: Any = None
 
@@ -216,7 +216,7 @@ class SharedSession:
 
 
 class Streams:
-    """A look over raw asyncio streams, kept alive in a list that all waits share, then a sleep."""
+    """A poll over raw asyncio streams, kept alive in a list that all waits share, then a sleep."""
 
     idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []  # noqa: RUF012  shared on purpose
     places: Any = None
@@ -235,13 +235,13 @@ class Streams:
             Streams.context = ssl.create_default_context() if self.target.scheme == "https" else None
         while True:
             async with Streams.places:
-                run = json.loads(await self._look())
+                run = json.loads(await self._poll())
             if run["status"] == "COMPLETED":
                 yield run
                 return
             await asyncio.sleep(self.interval)
 
-    async def _look(self) -> bytes:
+    async def _poll(self) -> bytes:
         connection = self.idle.pop() if self.idle else await self._connect()
         reader, writer = connection
         writer.write(self.request)
@@ -284,29 +284,29 @@ CONTENDERS = {
             "aiohttp",
             _connect_anon,
             _floor(SharedSession),
-            "One session for all waits, which only look and sleep.",
+            "One session for all waits, which only poll and sleep.",
         ),
         Contender(
             "floor: streams",
             "",
             _connect_anon,
             _floor(Streams),
-            "The same over bare sockets of asyncio: what looks cost without an HTTP client.",
+            "The same over bare sockets of asyncio: what polls cost without an HTTP client.",
         ),
         Contender(
             "floor: nothing",
             "",
             _connect_anon,
             _idle,
-            "No looks at all: the machine's own noise.",
-            looks=False,
+            "No polls at all: the machine's own noise.",
+            polls=False,
         ),
         Contender(
             "databricks",
             "apache-airflow-providers-databricks",
             _connect_databricks,
             _databricks,
-            "One session, so one connection and one TLS context, for each wait. It writes one line for each look.",
+            "One session, so one connection and one TLS context, for each wait. It writes one line for each poll.",
         ),
         Contender(
             "dbt",
@@ -334,7 +334,7 @@ CONTENDERS = {
             "apache-airflow-providers-airbyte",
             _connect_airbyte,
             _airbyte,
-            "Looks synchronously, on the event loop; without credentials here, so without its token requests.",
+            "Polls synchronously, on the event loop; without credentials here, so without its token requests.",
         ),
     )
 }

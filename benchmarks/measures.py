@@ -58,7 +58,7 @@ class Measure:
     timeout: float = field(default=600.0)
 
 
-def _looks(scheme: str, **more: Any) -> dict[str, Any]:
+def _polls(scheme: str, **more: Any) -> dict[str, Any]:
     return {"measure": "cpu", "scheme": scheme, "number": 1000, "interval": 5.0, "rounds": 1, **more}
 
 
@@ -66,12 +66,12 @@ def _connections() -> dict[str, Measure]:
     rounds = {1.0: (100, 10), 5.0: (1000, 1), 20.0: (1000, 1), 60.0: (1000, 1)}
     found = {}
     for interval, (number, count) in rounds.items():
-        spec = _looks("http", number=number, interval=interval, rounds=count, together=True, delay=0.005)
-        title = f"Connections opened in 1,000 looks every {interval:g} s, answers after 5 ms"
+        spec = _polls("http", number=number, interval=interval, rounds=count, together=True, delay=0.005)
+        title = f"Connections opened in 1,000 polls every {interval:g} s, answers after 5 ms"
         found[f"conns-{interval:g}"] = Measure(
             title, spec, (OURS, FLOOR, "databricks"), runs=3 if interval < 20 else 1
         )
-    spec = _looks("http", number=5000, interval=10.0, rounds=1, together=True, delay=0.05)
+    spec = _polls("http", number=5000, interval=10.0, rounds=1, together=True, delay=0.05)
     found["conns-many"] = Measure(
         "Connections for 5,000 waits every 10 s, answers after 50 ms",
         spec,
@@ -82,26 +82,26 @@ def _connections() -> dict[str, Measure]:
 
 
 MEASURES: dict[str, Measure] = {
-    "looks-http": Measure(
-        "CPU of looks, 1,000 waits every 5 s that began together, http",
-        _looks("http", together=True),
+    "polls-http": Measure(
+        "CPU of polls, 1,000 waits every 5 s that began together, http",
+        _polls("http", together=True),
         quick={"number": 500, "interval": 3.0, "rounds": 1},
     ),
-    "looks-https": Measure(
-        "CPU of looks, 1,000 waits every 5 s that began together, https",
-        _looks("https", together=True),
+    "polls-https": Measure(
+        "CPU of polls, 1,000 waits every 5 s that began together, https",
+        _polls("https", together=True),
         (OURS, *FLOORS, *PEERS[:2]),
         quick={"number": 500, "interval": 3.0, "rounds": 1},
     ),
     "apart-http": Measure(
-        "CPU of looks, 1,000 waits every 5 s spread evenly, http",
-        _looks("http"),
+        "CPU of polls, 1,000 waits every 5 s spread evenly, http",
+        _polls("http"),
         (OURS, FLOOR, *PEERS[:2]),
         quick={"number": 300, "interval": 3.0, "rounds": 1},
     ),
     "apart-https": Measure(
-        "CPU of looks, 1,000 waits every 5 s spread evenly, https",
-        _looks("https"),
+        "CPU of polls, 1,000 waits every 5 s spread evenly, https",
+        _polls("https"),
         (OURS, FLOOR, *PEERS[:2]),
     ),
     **_connections(),
@@ -172,8 +172,16 @@ MEASURES: dict[str, Measure] = {
         quick={},
         quick_contenders=(OURS, "airbyte"),
     ),
+    "first": Measure(
+        "The first poll in a fresh process on a worker, imports included",
+        {"measure": "first", "scheme": "http"},
+        ("floor: import requests", *POKERS),
+        script="on_worker.py",
+        quick={},
+        quick_contenders=("floor: import requests", OURS, "http"),
+    ),
     "poke-http": Measure(
-        "One look on a worker, http",
+        "One poll on a worker, http",
         {"measure": "poke", "scheme": "http", "number": 500},
         POKERS,
         script="on_worker.py",
@@ -181,7 +189,7 @@ MEASURES: dict[str, Measure] = {
         quick_contenders=("floor: requests", OURS, "http"),
     ),
     "poke-https": Measure(
-        "One look on a worker, https",
+        "One poll on a worker, https",
         {"measure": "poke", "scheme": "https", "number": 200},
         POKERS,
         script="on_worker.py",

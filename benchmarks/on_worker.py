@@ -1,7 +1,7 @@
 """
-One look of a sensor in poke mode: ``on_worker.py SPEC`` prints its CPU, and the connections opened.
+Polls of a sensor in poke mode: ``on_worker.py SPEC`` prints what one costs, or the first in a fresh process.
 
-Each look is a call of the sensor's own ``poke``, as Airflow's loop makes it between two sleeps.
+Each poll is a call of the sensor's own ``poke``, as Airflow's loop makes it between two sleeps.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Poke = Callable[[], Any]
 
 
 def floor(target: Target) -> Poke:
-    """Look with a bare ``requests.Session``."""
+    """Poll with a bare ``requests.Session``."""
     import requests
 
     session = requests.Session()
@@ -30,8 +30,15 @@ def floor(target: Target) -> Poke:
     return lambda: session.get(url, headers=HEADERS, timeout=30).json()["status"] == "COMPLETED"
 
 
+def imports_only(target: Target) -> Poke:
+    """Poll nothing: what importing ``requests`` costs."""
+    import requests
+
+    return lambda: requests
+
+
 def anon(target: Target) -> Poke:
-    """Look with our sensor."""
+    """Poll with our sensor."""
     from airflow_anon.sensors import AnonWorkflowRunSensor
 
     sensor = AnonWorkflowRunSensor(workflow_run_id=run_id(0), anon_conn_id=CONN_ID, deferrable=False, **TASK)
@@ -40,7 +47,7 @@ def anon(target: Target) -> Poke:
 
 
 def dbt(target: Target) -> Poke:
-    """Look with dbt Cloud's sensor; its https is rewritten where the table is about http."""
+    """Poll with dbt Cloud's sensor; its https is rewritten where the table is about http."""
     from airflow.providers.dbt.cloud.hooks.dbt import DbtCloudHook
     from airflow.providers.dbt.cloud.sensors.dbt import DbtCloudJobRunSensor
 
@@ -58,7 +65,7 @@ def dbt(target: Target) -> Poke:
 
 
 def http(target: Target) -> Poke:
-    """Look with HttpSensor."""
+    """Poll with HttpSensor."""
     from airflow.providers.http.sensors.http import HttpSensor
 
     sensor = HttpSensor(http_conn_id=CONN_ID, endpoint="http/0", deferrable=False, **TASK)
@@ -66,7 +73,7 @@ def http(target: Target) -> Poke:
 
 
 def airbyte(target: Target) -> Poke:
-    """Look with Airbyte's sensor."""
+    """Poll with Airbyte's sensor."""
     from airflow.providers.airbyte.sensors.airbyte import AirbyteJobSensor
 
     sensor = AirbyteJobSensor(airbyte_conn_id=CONN_ID, airbyte_job_id=1, deferrable=False, **TASK)
@@ -74,7 +81,7 @@ def airbyte(target: Target) -> Poke:
 
 
 def fivetran(target: Target) -> Poke:
-    """Look with Fivetran's sensor."""
+    """Poll with Fivetran's sensor."""
     from fivetran_provider_async.hooks import FivetranHook
     from fivetran_provider_async.sensors import FivetranSensor
 
@@ -86,6 +93,7 @@ def fivetran(target: Target) -> Poke:
 
 SENSORS = {
     "floor: requests": floor,
+    "floor: import requests": imports_only,
     "anon": anon,
     "dbt": dbt,
     "http": http,
@@ -95,7 +103,7 @@ SENSORS = {
 
 
 def measure(spec: dict[str, Any]) -> dict[str, Any]:
-    """Look often enough to know what one look costs."""
+    """Poll often enough to know what one poll costs."""
     server = Server(spec["ports"]["control"])
     server.tell("reset")
     target = Target(spec["scheme"], spec["ports"][spec["scheme"]])
@@ -114,13 +122,26 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     cpu = time.process_time() - cpu
     stats = server.tell("stats")
     return {
-        "ms_per_look": cpu * 1000 / spec["number"],
-        "looks": stats["looks"],
+        "ms_per_poll": cpu * 1000 / spec["number"],
+        "polls": stats["polls"],
         "opened": stats["opened"] + opened,
-        "opened_per_look": stats["opened"] / spec["number"],
+        "opened_per_poll": stats["opened"] / spec["number"],
     }
+
+
+def measure_first(spec: dict[str, Any]) -> dict[str, Any]:
+    """Poll once, where only that is loaded which every task of Airflow loads."""
+    import airflow.sdk.execution_time.task_runner  # noqa: F401
+
+    target = Target(spec["scheme"], spec["ports"][spec["scheme"]])
+    CONTENDERS.get(spec["contender"], CONTENDERS["anon"]).set_connection(target)
+    before, cpu = len(sys.modules), time.process_time()
+    SENSORS[spec["contender"]](target)()
+    return {"ms": (time.process_time() - cpu) * 1000, "modules": len(sys.modules) - before}
 
 
 if __name__ == "__main__":
     os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
-    sys.stdout.write(json.dumps(measure(json.loads(sys.argv[1]))) + "\n")
+    asked = json.loads(sys.argv[1])
+    found = measure_first(asked) if asked["measure"] == "first" else measure(asked)
+    sys.stdout.write(json.dumps(found) + "\n")

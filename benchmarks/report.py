@@ -13,7 +13,7 @@ from contenders import CONTENDERS, FLOOR, OURS, PEERS
 Results = dict[str, Any]
 NAMES = {OURS: "**ours**"}
 KEYS = {
-    "ms_per_look": ("CPU of 1,000 looks, ms", 1000.0),
+    "ms_per_poll": ("CPU of 1,000 polls, ms", 1000.0),
     "kib_per_wait": ("KiB for each wait", 1.0),
     "longest_ms": ("longest block, ms", 1.0),
     "longest_busy_ms": ("of it busy, ms", 1.0),
@@ -22,7 +22,7 @@ KEYS = {
     "opened_before": ("connections opened at first", 1.0),
     "opened": ("opened afterwards", 1.0),
     "most_open": ("most open", 1.0),
-    "lines_per_look": ("log lines for a look", 1.0),
+    "lines_per_poll": ("log lines for a poll", 1.0),
     "lookups": ("look-ups", 1.0),
     "masks": ("mask calls", 1.0),
     "most_per_interval": ("requests in an interval, worst wait", 1.0),
@@ -32,11 +32,11 @@ KEYS = {
     "ended_well": ("ended well", 1.0),
     "ms": ("CPU, ms", 1.0),
     "modules": ("modules", 1.0),
-    "opened_per_look": ("connections for each look", 1.0),
+    "opened_per_poll": ("connections for each poll", 1.0),
     "share": ("share of a core, %", 100.0),
     "mb": ("MB", 1.0),
-    "looks_per_wait": ("looks for each wait", 1.0),
-    "looks": ("looks", 1.0),
+    "polls_per_wait": ("polls for each wait", 1.0),
+    "polls": ("polls", 1.0),
 }
 
 
@@ -99,52 +99,53 @@ ERRORS = tuple(
     f"error-{fault}" for fault in ("401", "403", "404", "429", "500", "503", "garbage", "other", "cut")
 )
 FIGURES = (
-    Figure("CPU of looks over http, all in step, to the shared-aiohttp floor", ("looks-http",), _over("looks-http", FLOOR, "ms_per_look"), 1.4, "times"),
-    Figure("the same to the best peer", ("looks-http",), lambda r: against_best(r["looks-http"], "ms_per_look"), 0.35, "times"),
-    Figure("CPU of looks over https, all in step, to the floor", ("looks-https",), _over("looks-https", FLOOR, "ms_per_look"), 1.4, "times"),
-    Figure("the same to the best peer", ("looks-https",), lambda r: against_best(r["looks-https"], "ms_per_look"), 0.45, "times"),
-    Figure("the looks spread evenly, http, to the floor", ("apart-http",), _over("apart-http", FLOOR, "ms_per_look"), 1.4, "times"),
-    Figure("the same to the best peer", ("apart-http",), lambda r: against_best(r["apart-http"], "ms_per_look"), 0.35, "times"),
-    Figure("the looks spread evenly, https, to the floor", ("apart-https",), _over("apart-https", FLOOR, "ms_per_look"), 1.4, "times"),
-    Figure("the same to the best peer", ("apart-https",), lambda r: against_best(r["apart-https"], "ms_per_look"), 0.45, "times"),
-    Figure("connections opened in 1,000 looks, every 1 to 60 s", INTERVALS, _worst("opened", *INTERVALS), 10),
+    Figure("CPU of polls over http, all in step, to the shared-aiohttp floor", ("polls-http",), _over("polls-http", FLOOR, "ms_per_poll"), 1.4, "times"),
+    Figure("the same to the best peer", ("polls-http",), lambda r: against_best(r["polls-http"], "ms_per_poll"), 0.35, "times"),
+    Figure("CPU of polls over https, all in step, to the floor", ("polls-https",), _over("polls-https", FLOOR, "ms_per_poll"), 1.4, "times"),
+    Figure("the same to the best peer", ("polls-https",), lambda r: against_best(r["polls-https"], "ms_per_poll"), 0.45, "times"),
+    Figure("the polls spread evenly, http, to the floor", ("apart-http",), _over("apart-http", FLOOR, "ms_per_poll"), 1.4, "times"),
+    Figure("the same to the best peer", ("apart-http",), lambda r: against_best(r["apart-http"], "ms_per_poll"), 0.35, "times"),
+    Figure("the polls spread evenly, https, to the floor", ("apart-https",), _over("apart-https", FLOOR, "ms_per_poll"), 1.4, "times"),
+    Figure("the same to the best peer", ("apart-https",), lambda r: against_best(r["apart-https"], "ms_per_poll"), 0.45, "times"),
+    Figure("connections opened in 1,000 polls, every 1 to 60 s", INTERVALS, _worst("opened", *INTERVALS), 10),
     Figure("connections for 5,000 waits on one host", ("conns-many",), _worst("most_open", "conns-many"), 100),
     Figure("memory of one more wait, http", ("memory-http",), _ours("memory-http", "kib_per_wait"), 14, "KiB"),
     Figure("memory of one more wait, https", ("memory-https",), _ours("memory-https", "kib_per_wait"), 45, "KiB"),
     Figure("longest block, 1,000 waits due at once", ("block-once",), _ours("block-once", "longest_ms"), 25, "ms"),
     Figure("longest block, 5,000 waits every 10 s", ("block-many",), _ours("block-many", "longest_ms"), 60, "ms"),
-    Figure("log lines for one look", ("looks-http",), _ours("looks-http", "lines_per_look"), 0.05),
-    Figure("connection look-ups of 1,000 waits", ("looks-http",), _ours("looks-http", "lookups"), 1),
-    Figure("secret-mask calls of 1,000 waits", ("looks-http",), _ours("looks-http", "masks"), 1),
+    Figure("log lines for one poll", ("polls-http",), _ours("polls-http", "lines_per_poll"), 0.05),
+    Figure("connection look-ups of 1,000 waits", ("polls-http",), _ours("polls-http", "lookups"), 1),
+    Figure("secret-mask calls of 1,000 waits", ("polls-http",), _ours("polls-http", "masks"), 1),
     Figure("requests of a wait in an interval, worst error", ERRORS, _worst("most_per_interval", *ERRORS), 1.0),
     Figure("requests of a wait in 60 s of 429", ("storm",), _ours("storm", "per_wait"), 1.2),
     Figure("waits that did not end well after it", ("storm",), lambda r: r["storm"]["spec"]["number"] - middle(r["storm"], OURS, "ended_well"), 0),
     Figure("CPU of importing airflow_anon.sensors", ("imports",), _ours("imports", "ms"), 15, "ms"),
     Figure("modules that it loads", ("imports",), _ours("imports", "modules"), 15),
-    Figure("one look on a worker, http, to requests.Session", ("poke-http",), _over("poke-http", "floor: requests", "ms_per_look"), 1.3, "times"),
-    Figure("one look on a worker, https, to requests.Session", ("poke-https",), _over("poke-https", "floor: requests", "ms_per_look"), 1.3, "times"),
+    Figure("the first poll in a fresh process, to importing requests", ("first",), _over("first", "floor: import requests", "ms"), 2.0, "times"),
+    Figure("one poll on a worker, http, to requests.Session", ("poke-http",), _over("poke-http", "floor: requests", "ms_per_poll"), 1.3, "times"),
+    Figure("one poll on a worker, https, to requests.Session", ("poke-https",), _over("poke-https", "floor: requests", "ms_per_poll"), 1.3, "times"),
     Figure("connections of a wait in poke mode", ("poke-https",), _worst("opened", "poke-http", "poke-https"), 1),
     Figure("10,000 waits every 60 s, share of a core", ("many",), lambda r: 100 * middle(r["many"], OURS, "share"), 10, "%"),
     Figure("10,000 waits every 60 s, memory", ("many",), _ours("many", "mb"), 180, "MB"),
 )  # fmt: skip
 NOTES = (
     (
-        "*At most* is the goal that we have set ourselves for a figure. A ratio is that of CPU for each look; *the best peer* is "
+        "*At most* is the goal that we have set ourselves for a figure. A ratio is that of CPU for each poll; *the best peer* is "
         "the provider that takes the least."
     ),
     (
-        "Where the looks go in step and the ratio to the best peer is missed, the limit is aiohttp's own client: the floor, which "
-        "does nothing but look, misses it as well. Spread evenly, ours takes less than the floor, so that a ratio missed "
+        "Where the polls go in step and the ratio to the best peer is missed, the limit is aiohttp's own client: the floor, which "
+        "does nothing but poll, misses it as well. Spread evenly, ours takes less than the floor, so that a ratio missed "
         "there is for us to better."
     ),
     (
         "On a busy machine the longest block is mostly a wait for a core: `floor: nothing` shows for how long a process that "
-        "never looks was held up, and the column beside it what of a block was the process' own work."
+        "never polls was held up, and the column beside it what of a block was the process' own work."
     ),
     (
         "Every run is a new process that has loaded what a triggerer loads; contenders take turns, and each "
         "ratio is the median of ratios of runs side by side. CPU is that of the process of the event loop, all its "
-        "threads included, divided by the looks that the server served."
+        "threads included, divided by the polls that the server served."
     ),
     (
         "One server process answers all, each in the shape of its own API, with bodies of the same length. Real bodies "
@@ -156,7 +157,7 @@ NOTES = (
     ),
     "The log goes through Airflow's own processors and is then dropped; a triggerer writes it to a file for each wait.",
     (
-        "Waits that began together and look in step share the turns of the event loop, which makes a look cheap for all, and "
+        "Waits that began together and poll in step share the turns of the event loop, which makes a poll cheap for all, and "
         "the floor in particular; waits that are spread evenly do not, unless they are woken together, as ours are, on a "
         "grid of a tenth of a second. In a triggerer with many DAGs they are spread."
     ),
@@ -211,7 +212,7 @@ def _table(result: Results) -> Iterable[str]:
     taken = result["taken"]
     keys = [key for key in KEYS if any(numbers(result, contender, key) for contender in taken)]
     base = next((name for name in (FLOOR, "floor: requests", OURS) if name in taken), None)
-    main = next((key for key in ("ms_per_look", "ms") if key in keys), None)
+    main = next((key for key in ("ms_per_poll", "ms") if key in keys), None)
     ratios = [f"CPU to {base}"] if base and main else []
     yield "| | " + " | ".join([*ratios, *(KEYS[key][0] for key in keys)]) + " | runs |"
     yield "|---" * (len(keys) + len(ratios) + 2) + "|"
@@ -265,7 +266,7 @@ def _plot(results: Results, path: Path) -> bool:
                 else {}
             )
             axis.plot(*zip(*sorted(points), strict=True), marker="o", label=contender, **style)
-        axis.set(xscale="log", yscale="log", xlabel="waits, each looking every 10 s", ylabel=label)
+        axis.set(xscale="log", yscale="log", xlabel="waits, each polling every 10 s", ylabel=label)
         axis.grid(visible=True, which="both", alpha=0.3)
     axes[0].legend()
     figure.tight_layout()

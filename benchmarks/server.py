@@ -1,5 +1,5 @@
 """
-The one server that all contenders look at: raw asyncio protocols, bodies made beforehand, counters.
+The one server that all contenders poll: raw asyncio protocols, bodies made beforehand, counters.
 
 It answers each contender in the shape of its own API, first that the run is still under way, later
 that it is over, and can turn faulty for a while. It runs in a process of its own and is told what
@@ -96,7 +96,7 @@ def packed(status: int, payload: object, headers: str = "", *, length: int = 0) 
 
 @lru_cache(maxsize=50_000)
 def answer(path: str, body: bytes, is_over: bool) -> bytes:  # noqa: FBT001
-    """Answer a look; nearly always from the cache."""
+    """Answer a poll; nearly always from the cache."""
     for prefix, shape in SHAPES.items():
         if path.startswith(prefix):
             key = path[len(prefix) :].strip("/") or str(json.loads(body or b"{}").get("run_id", 0))
@@ -114,24 +114,24 @@ class World:
     opened: int = 0
     open: int = 0
     most_open: int = 0
-    looks: Counter[str] = field(default_factory=Counter)
+    polls: Counter[str] = field(default_factory=Counter)
     last: dict[str, float] = field(default_factory=dict)
     shortest_gap: float = float("inf")
 
     def count(self, key: str) -> None:
-        """Count one look at *key*."""
+        """Count one poll of *key*."""
         now = time.monotonic()
         if key in self.last:
             self.shortest_gap = min(self.shortest_gap, now - self.last[key])
         self.last[key] = now
-        self.looks[key] += 1
+        self.polls[key] += 1
 
     def stats(self) -> dict[str, Any]:
         """Say what has been counted."""
         return {
-            "looks": self.looks.total(),
-            "waits": len(self.looks),
-            "most_looks": max(self.looks.values(), default=0),
+            "polls": self.polls.total(),
+            "waits": len(self.polls),
+            "most_polls": max(self.polls.values(), default=0),
             "shortest_gap": self.shortest_gap if self.shortest_gap < float("inf") else None,
             "opened": self.opened,
             "open": self.open,
@@ -141,7 +141,7 @@ class World:
     def reset(self) -> None:
         """Begin to count anew; what is open stays counted as open."""
         self.opened, self.most_open = 0, self.open
-        self.looks.clear()
+        self.polls.clear()
         self.last.clear()
         self.shortest_gap = float("inf")
 

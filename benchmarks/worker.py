@@ -136,13 +136,13 @@ class Bench:
             self.start(first + i, 1)
 
     async def warm(self) -> None:
-        """Let one wait take its first look, so that all is imported and connected."""
+        """Let one wait take its first poll, so that all is imported and connected."""
         self.start(0, 1)
-        if self.contender.looks:
-            await self.looked(1)
+        if self.contender.polls:
+            await self.polled(1)
 
-    async def looked(self, number: int, seconds: float = 60.0) -> None:
-        """Wait until so many different runs have been looked at."""
+    async def polled(self, number: int, seconds: float = 60.0) -> None:
+        """Wait until so many different runs have been polled."""
         until = time.monotonic() + seconds
         while self.server.tell("stats")["waits"] < number:
             if time.monotonic() > until or self.errors:
@@ -155,10 +155,10 @@ class Bench:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
-    def facts(self, looks: int) -> dict[str, Any]:
+    def facts(self, polls: int) -> dict[str, Any]:
         """Return what every measurement tells besides."""
         return {
-            "looks": looks,
+            "polls": polls,
             "events": len(self.events),
             "errors": self.errors[:3],
             "sample": str(self.events[:1])[:300] if self.events else "",
@@ -167,7 +167,7 @@ class Bench:
     # Measures
 
     async def cpu(self) -> dict[str, Any]:
-        """CPU of the looks of *number* waits that look each *interval*, over *rounds* of it."""
+        """CPU of the polls of *number* waits that poll each *interval*, over *rounds* of it."""
         await self.warm()
         if self.spec.get("together"):
             self.start(1, self.number - 1)
@@ -185,22 +185,22 @@ class Bench:
         after = self.server.tell("stats")
         lines = self.nowhere.lines - lines
         await self.stop()
-        looks = after["looks"]
+        polls = after["polls"]
         return {
-            **self.facts(looks),
+            **self.facts(polls),
             "cpu": cpu,
             "wall": wall,
-            "ms_per_look": cpu * 1000 / max(looks, 1),
+            "ms_per_poll": cpu * 1000 / max(polls, 1),
             "share": cpu / wall,
             "opened_before": before["opened"],
             "opened": after["opened"],
             "most_open": max(before["most_open"], after["most_open"]),
-            "lines_per_look": lines / max(looks, 1),
+            "lines_per_poll": lines / max(polls, 1),
             **calls,
         }
 
     async def memory(self) -> dict[str, Any]:
-        """Resident memory of one more wait that has taken its first look."""
+        """Resident memory of one more wait that has taken its first poll."""
         await self.warm()
         await asyncio.sleep(0.5)
         gc.collect()
@@ -208,14 +208,14 @@ class Bench:
         for i in range(1, self.number):
             self.start(i, 1)
             await asyncio.sleep(0)
-        await self.looked(self.number, 120)
+        await self.polled(self.number, 120)
         await asyncio.sleep(1.0)
         gc.collect()
         after = _resident()
         stats = self.server.tell("stats")
         await self.stop()
         return {
-            **self.facts(stats["looks"]),
+            **self.facts(stats["polls"]),
             "kib_per_wait": (after - before) / 1024 / (self.number - 1),
             "open": stats["open"],
             "most_open": stats["most_open"],
@@ -240,7 +240,7 @@ class Bench:
         late = sorted((lateness for lateness, _ in beats), reverse=True)
         busy = sorted((min(pair) for pair in beats), reverse=True)
         return {
-            **self.facts(stats["looks"]),
+            **self.facts(stats["polls"]),
             "longest_ms": late[0] * 1000,
             "longest_busy_ms": busy[0] * 1000,
             "tenth_ms": late[min(9, len(late) - 1)] * 1000,
@@ -251,7 +251,7 @@ class Bench:
     async def faulty(self) -> dict[str, Any]:
         """Requests that a wait makes while the API answers with one kind of error."""
         self.start(0, self.number)
-        await self.looked(self.number)
+        await self.polled(self.number)
         await asyncio.sleep(self.interval * 0.5)
         self.server.tell(f"fault?{self.spec['fault']}")
         await asyncio.sleep(self.spec["seconds"])
@@ -260,10 +260,10 @@ class Bench:
         await self.stop()
         intervals = self.spec["seconds"] / self.interval
         return {
-            **self.facts(stats["looks"]),
-            "per_interval": stats["looks"] / self.number / intervals,
-            "most_per_interval": stats["most_looks"] / intervals,
-            "per_second": stats["looks"] / self.spec["seconds"],
+            **self.facts(stats["polls"]),
+            "per_interval": stats["polls"] / self.number / intervals,
+            "most_per_interval": stats["most_polls"] / intervals,
+            "per_second": stats["polls"] / self.spec["seconds"],
             "shortest_gap": stats["shortest_gap"],
             "alive": alive,
         }
@@ -285,11 +285,11 @@ class Bench:
             "COMPLETED" in str(event) or "uccess" in str(event) or event is True for event in self.events
         )
         return {
-            **self.facts(stats["looks"]),
-            "per_wait": stats["looks"] / self.number,
+            **self.facts(stats["polls"]),
+            "per_wait": stats["polls"] / self.number,
             "ended_well": ended_well,
             "left": len(late),
-            "looks_after": recovery["looks"],
+            "polls_after": recovery["polls"],
         }
 
     async def many(self) -> dict[str, Any]:
@@ -310,13 +310,13 @@ class Bench:
         memory = _resident() - before
         await self.stop()
         return {
-            **self.facts(stats["looks"]),
+            **self.facts(stats["polls"]),
             "share": cpu / wall,
             "mb": memory / 1e6,
-            "first_round": first_round["looks"],
+            "first_round": first_round["polls"],
             "waits_seen": stats["waits"],
-            "looks_per_wait": stats["looks"] / self.number,
-            "ms_per_look": cpu * 1000 / max(stats["looks"], 1),
+            "polls_per_wait": stats["polls"] / self.number,
+            "ms_per_poll": cpu * 1000 / max(stats["polls"], 1),
             "most_open": stats["most_open"],
             "opened": stats["opened"],
         }

@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".demo"
 DAG_ID = "anon_wait_for_run"
 SCRIPT = (
-    f"{WorkflowRunStatus.PENDING} 2 looks, {WorkflowRunStatus.IN_PROGRESS} (post_invoice) 2 looks, "
+    f"{WorkflowRunStatus.PENDING} 2 polls, {WorkflowRunStatus.IN_PROGRESS} (post_invoice) 2 polls, "
     f"{WorkflowRunStatus.AWAITING_USER_INPUT} (approve) until answered, {WorkflowRunStatus.COMPLETED}"
 )
 THINKING_TIME = 5.0

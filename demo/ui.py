@@ -33,7 +33,7 @@ WHAT_TO_DO = """
 
   1. On the page, copy the id of the run:  {run_id}
   2. In Airflow, press Trigger, paste the id as workflow_run_id, and trigger.
-  3. On the page, press Answer when the run waits for a person. The DAG goes green.
+  3. On the page, press Answer when the run waits for user input. The DAG goes green.
 
 Ctrl-C ends both.
 """

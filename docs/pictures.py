@@ -8,13 +8,13 @@ from xml.sax.saxutils import escape
 IMAGES = Path(__file__).parent / "images"
 
 MINUTES = 30
-LOOKS = range(0, MINUTES + 1, 5)
+POLLS = range(0, MINUTES + 1, 5)
 A_MOMENT = 0.4
 WORKER, TRIGGERER = "worker", "triggerer"
 # For each mode: where it takes place, from which minute to which, and how much of a worker that is.
 MODES = {
     "poke": ([(WORKER, 0, MINUTES)], "a worker all the time"),
-    "reschedule": ([(WORKER, look, look + A_MOMENT) for look in LOOKS], "a worker at each look"),
+    "reschedule": ([(WORKER, polled, polled + A_MOMENT) for polled in POLLS], "a worker at each poll"),
     "deferrable": (
         [(WORKER, 0, A_MOMENT), (TRIGGERER, A_MOMENT, MINUTES), (WORKER, MINUTES, MINUTES + A_MOMENT)],
         "a worker at both ends",
@@ -54,7 +54,7 @@ def _row(top: float, name: str, stays: list[tuple[str, float, float]], workers: 
         *(_text(0, begin + 18 * line, text, "name") for line, text in enumerate([first, *more])),
         f'<path d="M{LEFT} {middle}H{RIGHT}" stroke="{COLOURS["nothing"]}" stroke-dasharray="2 4"/>',
         *(_bar(start, end, top, where) for where, start, end in stays),
-        *(_tick(look, top) for look in LOOKS),
+        *(_tick(polled, top) for polled in POLLS),
         _text(RIGHT + 22, middle + 5, workers),
     ]
 
@@ -64,8 +64,8 @@ def _bar(start: float, end: float, top: float, where: str) -> str:
     return f'<rect x="{x:.1f}" y="{top}" width="{width:.1f}" height="{BAR}" fill="{COLOURS[where]}"/>'
 
 
-def _tick(look: float, top: float) -> str:
-    x, y = LEFT + look * SCALE, top + BAR
+def _tick(polled: float, top: float) -> str:
+    x, y = LEFT + polled * SCALE, top + BAR
     return f'<path d="M{x:.1f} {y + 3}v7" stroke="{COLOURS["text"]}" stroke-width="2"/>'
 
 
@@ -81,7 +81,7 @@ def _legend() -> list[str]:
     return [
         *parts,
         f'<path d="M{x} 9v8" stroke="{COLOURS["text"]}" stroke-width="2"/>',
-        _text(x + 10, 18, "a look"),
+        _text(x + 10, 18, "a poll"),
     ]
 
 

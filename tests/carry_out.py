@@ -11,7 +11,7 @@ import logging
 import time
 from bisect import insort
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from importlib import import_module
@@ -30,8 +30,8 @@ from airflow.providers.common.compat.sdk import (
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, AIRFLOW_V_3_3_PLUS
 from airflows_encoders import carried
 
+from airflow_anon.client.shared_client import CLIENTS
 from airflow_anon.links import plain_xcom
-from airflow_anon.sharing import CLIENTS
 from airflow_anon.simulator import MovableClock, Simulator
 
 if AIRFLOW_V_3_3_PLUS:
@@ -95,7 +95,7 @@ class MovingTime:
         if len(self.slept) > LONGEST:
             raise AssertionError("the task waits for ever")
 
-    async def asleep(self, seconds: float) -> None:
+    async def coalesced_sleep(self, seconds: float) -> None:
         """Sleep beside others: once all who wait on this loop are asleep, the first to wake moves the clocks."""
         # As long as was asked for, whatever real time passes meanwhile: the machine may be busy.
         me = Sleeper(self.offset + seconds, next(self.numbers))
@@ -137,8 +137,8 @@ def moving_time(simulator: Simulator) -> Iterator[MovingTime]:
         mock.patch("time.time", clock.time),
         mock.patch("time.monotonic", clock.monotonic),
         mock.patch("time.sleep", clock.sleep),
-        mock.patch("airflow_anon.transport.asleep", clock.asleep),
-        mock.patch("airflow_anon.triggers.asleep", clock.asleep_alone),
+        mock.patch("airflow_anon.client.aiohttp_client.coalesced_sleep", clock.coalesced_sleep),
+        mock.patch("airflow_anon.triggers.coalesced_sleep", clock.asleep_alone),
     ):
         yield clock
 
@@ -247,7 +247,7 @@ def _run(
         story.starts += 1
         try:
             with reschedule_dates(clock, ti):
-                story.xcom = carried(resume(task))
+                story.xcom = carried(_start(resume, task, story, ti))
             story.state = "success"
         except TaskDeferred as deferred:
             limit = clock.utcnow() + deferred.timeout
@@ -265,6 +265,18 @@ def _run(
             story.state, story.error = "failed", error
         except Exception as error:  # noqa: BLE001
             story.state, story.error = "up_for_retry", error
+
+
+def _start(resume: Callable[[Any], Any], task: Any, story: Story, ti: TaskInstance) -> Any:
+    """Start a task on a worker; at the end Airflow 3 keeps the task's links, however that came about."""
+    try:
+        return resume(task)
+    finally:
+        for link in task.operator_extra_links if AIRFLOW_V_3_0_PLUS else ():
+            url = link.get_link(operator=task, ti_key=ti)
+            if url and url not in {kept.url for kept in story.links}:
+                with suppress(Exception):  # Airflow goes on without it
+                    story.links.append(Link(url, "airflow", time.time()))
 
 
 def _start_without_worker(
@@ -318,6 +330,9 @@ def _kept_links(story: Story) -> Iterator[None]:
         )
         story.links.append(Link(xcom["value"], where, time.time()))
 
+    def read(**_: Any) -> str | None:
+        return story.links[-1].url if story.links else None
+
     async def akeep(key: str, value: Any, **place: Any) -> None:
         if key == "return_value":
             story.xcom = carried(value)
@@ -325,6 +340,7 @@ def _kept_links(story: Story) -> Iterator[None]:
             keep("triggerer", {"key": key, "value": value, **place})
 
     with (
+        mock.patch.object(plain_xcom(), "get_value", read, create=True),
         mock.patch.object(plain_xcom(), "set", lambda **xcom: keep("worker", xcom)),
         mock.patch.object(plain_xcom(), "aset", akeep, create=True),
     ):

@@ -213,7 +213,7 @@ def database(migrated):
 @pytest.fixture
 def hurried_airflow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do without the pause in which a real scheduler hears of a start's end; where there is none, it says nothing."""
-    for module in ("waits", "triggers"):
+    for module in ("task.waits", "triggers"):
         monkeypatch.setattr(f"airflow_anon.{module}.SETTLED_AFTER", 0.2)
 
 

@@ -34,7 +34,7 @@ class TaskInstance:
     map_index = -1
 
 
-def look(ids: list[str], rounds: float) -> None:
+def polled(ids: list[str], rounds: float) -> None:
     sensor = AnonWorkflowRunsSensor(task_id="wait", workflow_run_ids=ids)
     while rounds > 0:
         sensor.poke({"ti": TaskInstance()})
@@ -44,13 +44,13 @@ def look(ids: list[str], rounds: float) -> None:
 
 
 def let_alarms_go_off(ids: list[str], alarms: int, seed: int) -> int:
-    """Return how many of them ended the looking; Python's own watch ends what has not ended by then."""
+    """Return how many of them ended the polling; Python's own watch ends what has not ended by then."""
     chance, ended = random.Random(seed), 0
     for _ in range(alarms):
         faulthandler.dump_traceback_later(LOST_AFTER, exit=True)
         try:
             with timeout(chance.uniform(0.0001, LONGEST_ROUND)):
-                look(ids, rounds=float("inf"))
+                polled(ids, rounds=float("inf"))
         except AirflowTaskTimeout:
             ended += 1
     faulthandler.cancel_dump_traceback_later()
@@ -67,7 +67,7 @@ def open_files() -> int:
 
 
 def main(alarms: int, seed: int, *ids: str) -> None:
-    look(list(ids), rounds=1)  # which loads all that a round needs
+    polled(list(ids), rounds=1)  # which loads all that a round needs
     before = open_files()
     ended = let_alarms_go_off(list(ids), alarms, seed)
     in_a_loop = asyncio.run(let_alarms_go_off_in_a_loop(list(ids), alarms, seed))

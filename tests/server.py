@@ -46,7 +46,7 @@ class Asked:
         return dict(self.headers).get(name)
 
 
-class Conversation:
+class Flow:
     """One connection of a client, as an act sees it."""
 
     def __init__(self, sock: socket.socket, server: Server) -> None:
@@ -70,7 +70,7 @@ class Conversation:
         return times
 
 
-Act = bytes | Callable[[Conversation], bool | None]
+Act = bytes | Callable[[Flow], bool | None]
 
 
 class Server:
@@ -184,7 +184,7 @@ class Server:
         if isinstance(act, bytes):
             sock.sendall(act)
             return True
-        return bool(act(Conversation(sock, self)))
+        return bool(act(Flow(sock, self)))
 
 
 # Acts
@@ -199,12 +199,12 @@ def answer(
     return "\r\n".join([*lines, "", ""]).encode() + data
 
 
-def never(connection: Conversation) -> None:
+def never(connection: Flow) -> None:
     """No answer, ever."""
     connection.wait()
 
 
-def reset(connection: Conversation) -> None:
+def reset(connection: Flow) -> None:
     """The connection is torn down."""
     connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
@@ -212,7 +212,7 @@ def reset(connection: Conversation) -> None:
 def then_close(data: bytes = b"") -> Act:
     """Some bytes, and the end of the connection."""
 
-    def act(connection: Conversation) -> None:
+    def act(connection: Flow) -> None:
         connection.send(data)
 
     return act
@@ -221,7 +221,7 @@ def then_close(data: bytes = b"") -> Act:
 def dripping(at_once: bytes, drops: bytes, pause: float = 0.05) -> Act:
     """Some bytes at once, and then one after the other."""
 
-    def act(connection: Conversation) -> None:
+    def act(connection: Flow) -> None:
         connection.send(at_once)
         for drop in drops:
             if connection.server.stopping.wait(pause):
@@ -234,7 +234,7 @@ def dripping(at_once: bytes, drops: bytes, pause: float = 0.05) -> Act:
 def tunnel_to(port: int) -> Act:
     """What a proxy does for CONNECT, wherever the client wanted to go."""
 
-    def act(connection: Conversation) -> None:
+    def act(connection: Flow) -> None:
         with socket.create_connection((HOST, port), PATIENCE) as there:
             connection.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
             _pump(connection.sock, there)

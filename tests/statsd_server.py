@@ -14,7 +14,7 @@ from airflow.providers.common.compat.version_compat import (
     AIRFLOW_V_3_3_PLUS,
 )
 
-from airflow_anon import metrics
+from airflow_anon.task import metrics
 
 OURS = "airflow.anon."
 

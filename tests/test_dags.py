@@ -19,7 +19,8 @@ from airflow.providers.common.compat.sdk import BaseSensorOperator
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, AIRFLOW_V_3_3_PLUS
 from snippets import SNIPPETS
 
-import airflow_anon.protocol
+import airflow_anon.core.policy
+import airflow_anon.core.polling
 from airflow_anon.operators import AnonWorkflowRunOperator
 from airflow_anon.simulator import Simulator
 
@@ -30,9 +31,9 @@ HERE = Path(__file__).parent
 def api(monkeypatch, hurried_airflow):
     with Simulator(token="let-me-in") as simulator:
         monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection())
-        monkeypatch.setattr(airflow_anon.protocol, "SHORTEST_PAUSE", 0.2)
+        monkeypatch.setattr(airflow_anon.core.policy, "SHORTEST_PAUSE", 0.2)
         # What is documented, or an example, has an interval for use and not for a try.
-        monkeypatch.setattr(airflow_anon.protocol.Plan, "interval", lambda plan, now: 0.2)
+        monkeypatch.setattr(airflow_anon.core.policy.WaitPolicy, "interval", lambda policy, now: 0.2)
         yield simulator
 
 
@@ -52,7 +53,7 @@ def run_dag(folder, name, conf):
 def test_every_end_is_what_airflow_records(database, api):
     conf = {
         "ok": api.create_run("COMPLETED"),
-        "later": api.create_run("PENDING 1 looks, IN_PROGRESS 1 looks, COMPLETED"),
+        "later": api.create_run("PENDING 1 polls, IN_PROGRESS 1 polls, COMPLETED"),
         "bad": api.create_run("FAILED (post_invoice)"),
         "soft": api.create_run("FAILED"),
         "no_action": api.create_run("COMPLETED_WITH_NO_ACTION_TAKEN"),
@@ -74,8 +75,8 @@ def test_every_end_is_what_airflow_records(database, api):
 @pytest.mark.unmeasured
 @pytest.mark.timeout(300)
 def test_many_runs_are_waited_for_in_one_task(database, api):
-    good = [api.create_run(f"PENDING {looks} looks, COMPLETED") for looks in (1, 2, 3)]
-    mixed = [*good, api.create_run("PENDING 2 looks, FAILED (post_invoice)")]
+    good = [api.create_run(f"PENDING {polls} polls, COMPLETED") for polls in (1, 2, 3)]
+    mixed = [*good, api.create_run("PENDING 2 polls, FAILED (post_invoice)")]
 
     _, tasks = run_dag(database, "many_outcomes", {"good": good, "mixed": mixed})
 
@@ -94,7 +95,7 @@ def test_many_runs_are_waited_for_in_one_task(database, api):
 @pytest.mark.unmeasured
 @pytest.mark.timeout(300)
 def test_many_runs_are_waited_for_by_a_dag_that_is_tested_within_an_event_loop(database, api):
-    ids = [api.create_run(f"PENDING {looks} looks, COMPLETED") for looks in (1, 2)]
+    ids = [api.create_run(f"PENDING {polls} polls, COMPLETED") for polls in (1, 2)]
 
     async def tested():
         return run_dag(database, "many_in_a_loop", {"ids": ids})
@@ -125,7 +126,7 @@ def test_every_example_is_run_here():
 
 
 def test_the_example_waits_for_a_run_and_hands_its_json_on(database, api):
-    run_id = api.create_run("PENDING 1 looks, COMPLETED")
+    run_id = api.create_run("PENDING 1 polls, COMPLETED")
 
     state, states, _ = run_example(database, "anon_wait_for_run", {"workflow_run_id": run_id})
 
@@ -137,7 +138,7 @@ def test_the_example_waits_for_a_run_and_hands_its_json_on(database, api):
     ("script", "states"),
     [
         (
-            "PENDING 1 looks, COMPLETED",
+            "PENDING 1 polls, COMPLETED",
             {
                 "wait": SUCCESS,
                 "publish": SUCCESS,
@@ -147,7 +148,7 @@ def test_the_example_waits_for_a_run_and_hands_its_json_on(database, api):
             },
         ),
         (
-            "PENDING 1 looks, COMPLETED_WITH_NO_ACTION_TAKEN",
+            "PENDING 1 polls, COMPLETED_WITH_NO_ACTION_TAKEN",
             {
                 "wait": SUCCESS,
                 "publish": SKIPPED,
@@ -168,7 +169,7 @@ def test_the_example_branches_on_whether_anything_was_done(database, api, script
 
 
 def test_the_example_maps_over_runs(database, api):
-    ids = [api.create_run("PENDING 1 looks, COMPLETED"), api.create_run("COMPLETED_WITH_NO_ACTION_TAKEN")]
+    ids = [api.create_run("PENDING 1 polls, COMPLETED"), api.create_run("COMPLETED_WITH_NO_ACTION_TAKEN")]
 
     state, states, tasks = run_example(database, "anon_map_over_runs", {"workflow_run_ids": ids})
 
@@ -180,7 +181,7 @@ def test_the_example_maps_over_runs(database, api):
 
 @pytest.mark.parametrize(("end", "ends"), [("COMPLETED", SUCCESS), ("FAILED", FAILED)])
 def test_the_example_waits_for_many_runs_in_one_task(database, api, end, ends):
-    ids = [api.create_run("PENDING 1 looks, COMPLETED"), api.create_run(f"IN_PROGRESS 2 looks, {end}")]
+    ids = [api.create_run("PENDING 1 polls, COMPLETED"), api.create_run(f"IN_PROGRESS 2 polls, {end}")]
 
     state, states, _ = run_example(database, "anon_many_runs", {"workflow_run_ids": ids})
 
@@ -189,18 +190,18 @@ def test_the_example_waits_for_many_runs_in_one_task(database, api, end, ends):
 
 @pytest.mark.parametrize(("end", "ends"), [("COMPLETED", SUCCESS), ("FAILED", FAILED)])
 def test_the_example_waits_in_a_task_of_its_own(database, api, end, ends):
-    conf = {"workflow_run_id": api.create_run(f"PENDING 2 looks, {end}")}
+    conf = {"workflow_run_id": api.create_run(f"PENDING 2 polls, {end}")}
 
     _, states, _ = run_example(database, "anon_taskflow", conf)
 
-    assert states["look", -1] == SUCCESS
+    assert states["poll", -1] == SUCCESS
     assert states["wait", -1] == ends
 
 
 def test_the_example_asks_a_person(database, api, capsys):
-    run_id = api.create_run("PENDING 1 looks, AWAITING_USER_INPUT (approve) 2 looks, COMPLETED")
+    run_id = api.create_run("PENDING 1 polls, AWAITING_USER_INPUT (approve) 2 polls, COMPLETED")
 
-    state, _, _ = run_example(database, "anon_wait_for_a_person", {"workflow_run_id": run_id})
+    state, _, _ = run_example(database, "anon_wait_for_user_input", {"workflow_run_id": run_id})
 
     assert state == SUCCESS
     assert capsys.readouterr().out.count(f"Workflow run {run_id} waits for an answer: approve") == 1
@@ -209,7 +210,7 @@ def test_the_example_asks_a_person(database, api, capsys):
 def test_the_documented_notifier_sends_a_person_a_mail(database, api, mailbox):
     (snippet,) = (it for it in SNIPPETS if it.page == "people.md" and "SmtpNotifier" in it.code)
     (database / "asks_by_mail.py").write_text(snippet.code, encoding="utf-8")
-    run_id = api.create_run("PENDING 1 looks, AWAITING_USER_INPUT (approve) 2 looks, COMPLETED")
+    run_id = api.create_run("PENDING 1 polls, AWAITING_USER_INPUT (approve) 2 polls, COMPLETED")
 
     state, _, _ = run_example(database, "asks_by_mail", {"workflow_run_id": run_id, "ask": "ada@example.com"})
 
@@ -221,7 +222,7 @@ def test_the_documented_notifier_sends_a_person_a_mail(database, api, mailbox):
 
 @pytest.mark.parametrize(("end", "events"), [("COMPLETED", 1), ("FAILED", 0)])
 def test_the_example_updates_an_asset_at_a_good_end(database, api, end, events):
-    conf = {"workflow_run_id": api.create_run(f"PENDING 1 looks, {end}")}
+    conf = {"workflow_run_id": api.create_run(f"PENDING 1 polls, {end}")}
     before = count_asset_events()
 
     run_example(database, "anon_asset_from_run", conf)
@@ -231,7 +232,7 @@ def test_the_example_updates_an_asset_at_a_good_end(database, api, end, events):
 
 @pytest.mark.parametrize(("end", "ends"), [("COMPLETED", SUCCESS), ("FAILED", FAILED)])
 def test_the_example_waits_without_a_worker(database, api, end, ends):
-    conf = {"workflow_run_id": api.create_run(f"PENDING 2 looks, {end}")}
+    conf = {"workflow_run_id": api.create_run(f"PENDING 2 polls, {end}")}
 
     _, states, _ = run_example(database, "anon_zero_worker", conf)
 
@@ -298,7 +299,7 @@ def test_of_three_errors_the_policy_retries_lost_contact_alone_and_after_its_own
     database, api, monkeypatch
 ):
     # Time for one answer, however slow the machine, and for no third request before contact is lost.
-    monkeypatch.setattr(airflow_anon.protocol, "FIRST_LOOK_PATIENCE", 1.0)
+    monkeypatch.setattr(airflow_anon.core.polling, "FIRST_POLL_PATIENCE", 1.0)
     conf = {
         "lost": api.create_run("COMPLETED"),
         "refused": api.create_run("COMPLETED"),

@@ -25,10 +25,10 @@ from airflow.models import DagBag
 from snippets import PAGES, ROOT, SNIPPETS
 
 import airflow_anon
-from airflow_anon.alarm import asleep
+from airflow_anon.client.endpoint import Endpoint
+from airflow_anon.client.timer import coalesced_sleep
 from airflow_anon.hooks import AnonHook
 from airflow_anon.runs import WorkflowRun
-from airflow_anon.settings import Endpoint
 from airflow_anon.simulator import Simulator, pytest_plugin
 
 # Found by its entry point where the package is installed, by this line where it is not.
@@ -45,11 +45,14 @@ STRICT_CURL = 'curl() { command curl -sS --fail-with-body --noproxy "*" "$@"; }'
 @pytest.fixture
 def _hurried(monkeypatch, hurried_airflow):
     """Let no pause last, nor Airflow wait long before it starts a rescheduled sensor again."""
-    monkeypatch.setattr("airflow_anon.protocol.SHORTEST_PAUSE", 0.02)
-    monkeypatch.setattr("airflow_anon.protocol.Plan.interval", lambda plan, now: 0.02)
+    monkeypatch.setattr("airflow_anon.core.policy.SHORTEST_PAUSE", 0.02)
+    monkeypatch.setattr("airflow_anon.core.policy.WaitPolicy.interval", lambda policy, now: 0.02)
     sleep = time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.02)))
-    monkeypatch.setattr("airflow_anon.transport.asleep", lambda seconds: asleep(min(seconds, 0.02)))
+    monkeypatch.setattr(
+        "airflow_anon.client.aiohttp_client.coalesced_sleep",
+        lambda seconds: coalesced_sleep(min(seconds, 0.02)),
+    )
 
 
 def run_python(snippet, request):
@@ -89,7 +92,7 @@ def run_dag(snippet, request):
     folder = request.getfixturevalue("database")
     simulator = request.getfixturevalue("anon_simulator")
     request.getfixturevalue("monkeypatch").setenv("AIRFLOW_CONN_ANON_HTTP", as_http(simulator))
-    script = snippet.notes.get("run", "PENDING 1 looks, COMPLETED")
+    script = snippet.notes.get("run", "PENDING 1 polls, COMPLETED")
     ids = [simulator.create_run(script, run_id) for run_id in dict.fromkeys(UUID.findall(snippet.code))]
     ids = ids or [simulator.create_run(script), simulator.create_run(script)]
     bag = DagBag(str(written(snippet, folder)))
@@ -148,10 +151,12 @@ def run_shell(snippet, request):
 
 
 def runnable(line, simulator, run):
-    """Make a line end by itself, and find what it names: the simulator's port, a run, a target of make."""
+    """Make a line end by itself, and find what it names: the simulator's port, a run, a target of make, a session of nox."""
     if line.startswith("make "):
         target = line.split()[1]
         return f"grep -q '^{target}:' {ROOT / 'Makefile'}"
+    if line.startswith(".venv/bin/nox -s "):
+        return f"grep -q '^def {line.split()[2]}(' {ROOT / 'noxfile.py'}"
     if line.startswith("python -m airflow_anon.simulator"):
         return f"{line} --port 0 --serve-for 0.1"
     line = line.replace("8099", str(simulator.port))
@@ -280,7 +285,7 @@ def test_the_figures_of_a_triggerer_are_those_that_were_measured():
         float(re.search(rf"^\| 10,000 waits every 60 s, {what} \| ([\d.]+)", results, re.MULTILINE)[1])
         for what in ("share of a core", "memory")
     )
-    told = f"10,000 that look once a minute take {share:.1f} % of a core and {memory:.0f} MB"
+    told = f"10,000 that poll once a minute take {share:.1f} % of a core and {memory:.0f} MB"
 
     assert told in ROOT.joinpath("docs/deployment.md").read_text(encoding="utf-8")
 
@@ -311,11 +316,11 @@ def test_the_reference_has_all_that_is_public(module, name):
     assert f"automodule:: {module}\n" in reference or f".{name}\n" in reference
 
 
-def test_contributors_find_the_modules_in_the_order_of_their_imports():
+def test_contributors_find_the_rooms_in_the_order_of_their_imports():
     project = ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8")
     layers = re.search(r"^layers = \[\n(.+?)^\]", project, re.MULTILINE | re.DOTALL)[1].splitlines()
     level_of = {name: level for level, layer in enumerate(layers) for name in re.findall(r"\w+", layer)}
-    table = CONTRIBUTING.partition("| file | job |")[2].partition("\n\n")[0]
+    table = CONTRIBUTING.partition("| room | job |")[2].partition("\n\n")[0]
     listed = re.findall(r"`(\w+)(?:\.py|/)`", table)
 
     assert sorted(listed) == sorted(level_of)

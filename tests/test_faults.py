@@ -23,7 +23,10 @@ from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_3_PLUS
 from carry_out import MODES, carry_out, moving_time
 from hypothesis import event, given, settings, strategies as st
 
-from airflow_anon import sharing
+from airflow_anon.client import shared_client
+from airflow_anon.core.answers import LONGEST_RETRY_AFTER
+from airflow_anon.core.codec import SETTLED_AFTER
+from airflow_anon.core.polling import FIRST_POLL_PATIENCE, LONGEST_BACKOFF, SPREAD_OF_BACKOFF
 from airflow_anon.exceptions import (
     AnonAuthenticationError,
     AnonNotFoundError,
@@ -33,8 +36,6 @@ from airflow_anon.exceptions import (
     AnonWaitTimeoutError,
     AnonWorkflowRunFailedError,
 )
-from airflow_anon.handoff import SETTLED_AFTER
-from airflow_anon.protocol import FIRST_LOOK_PATIENCE, LONGEST_BACKOFF, LONGEST_RETRY_AFTER, SPREAD_OF_BACKOFF
 from airflow_anon.sensors import AnonWorkflowRunSensor
 from airflow_anon.simulator import MovableClock, Simulator
 
@@ -96,7 +97,7 @@ many_faults = st.builds(
     st.lists(faults, max_size=12),
     st.just([]) | st.just([]) | st.just([]) | final_faults.map(lambda fault: [fault]),
 )
-lasting = st.sampled_from(["1 looks", "3 looks", "17s", "44s", "333s", "2h"])
+lasting = st.sampled_from(["1 polls", "3 polls", "17s", "44s", "333s", "2h"])
 steps = st.builds(
     lambda status, lasts: f"{status} {lasts}",
     st.sampled_from(
@@ -112,13 +113,13 @@ ends = st.sampled_from(
 )  # fmt: skip
 scripts = st.builds(
     lambda first, middle, end: ", ".join([*first, *middle, end]),
-    st.sampled_from([[], [], [], ["MISSING 2 looks"], ["MISSING 30s"], ["MISSING 90s"]]),
+    st.sampled_from([[], [], [], ["MISSING 2 polls"], ["MISSING 30s"], ["MISSING 90s"]]),
     st.lists(steps, max_size=3),
     ends,
 )
 
 
-def not_too_many_looks(drawn):
+def not_too_many_polls(drawn):
     return drawn | {"timeout": min(drawn["timeout"], max(45, 40 * drawn["poke_interval"]))}
 
 
@@ -133,7 +134,7 @@ options = st.fixed_dictionaries(
         "soft_fail": st.booleans(),
         "skip_on_no_action": st.booleans(),
     }
-).map(not_too_many_looks)
+).map(not_too_many_polls)
 skews = st.sampled_from([0.0, 0.0, -5 * HOUR, 5 * HOUR, 0.7])
 
 
@@ -241,7 +242,7 @@ def nothing_left_open():
         yield
         gc.collect()
     assert not [str(warning.message) for warning in caught if warning.category is ResourceWarning]
-    assert not any(sharing.CLIENTS.values())
+    assert not any(shared_client.CLIENTS.values())
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -322,11 +323,11 @@ def check_pauses(case, facts, *, keeps, mode):
 
 
 def most_requests(case, facts):
-    """Count a look for each interval, the insistence of a first look, and the asking twice of what breaks off."""
+    """Count a poll for each interval, the insistence of a first poll, and the asking twice of what breaks off."""
     shortest = max(min(case.options["poke_interval"], longest_interval(case, facts)), 1.0)
-    looks = facts.took / (shortest * 0.99) + 1
-    insisting = FIRST_LOOK_PATIENCE / 15 + 5
-    return 2 * (looks + insisting + facts.story.starts)
+    polls = facts.took / (shortest * 0.99) + 1
+    insisting = FIRST_POLL_PATIENCE / 15 + 5
+    return 2 * (polls + insisting + facts.story.starts)
 
 
 def in_mode(mode, case):
@@ -357,7 +358,7 @@ SLOW = ["hang", "drip 0.2s", "drip-headers 0.2s", "slow 5s"]
 @pytest.mark.parametrize("mode", ALL_MODES)
 @pytest.mark.parametrize("fault", SLOW)
 def test_an_answer_that_does_not_come_is_given_up(mode, fault):
-    """These take as long as they take, so there is one of each: in a first look, and in a later one."""
+    """These take as long as they take, so there is one of each: in a first poll, and in a later one."""
     script = "IN_PROGRESS 100s, COMPLETED"
     drawn = {"poke_interval": 61, "timeout": 600, "soft_fail": False, "skip_on_no_action": False}
     drawn |= {"exponential_backoff": False, "max_wait": None}
@@ -377,7 +378,7 @@ def test_the_modes_agree(case):
     state, kind, _ = ends["poke"]
     skipped_at_timeout = state == "skipped" and case.options["soft_fail"] and "FAILED" not in case.script
     if skipped_at_timeout or kind in ("timeout", "AnonUnavailableError"):
-        # A worker looks for itself before it believes a trigger that has seen nothing, and may see more.
+        # A worker polls for itself before it believes a trigger that has seen nothing, and may see more.
         assert ends["poke"] == ends["reschedule"], ends
     else:
         assert len(set(ends.values())) == 1, ends

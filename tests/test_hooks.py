@@ -16,7 +16,8 @@ import trustme
 from airflow.providers.common.compat.sdk import BaseHook, Connection
 from server import Server, answer, never, reset, then_close
 
-from airflow_anon import protocol, sharing
+from airflow_anon.client import breaker, shared_client
+from airflow_anon.core import policy, polling
 from airflow_anon.exceptions import (
     AnonAuthenticationError,
     AnonConfigurationError,
@@ -94,11 +95,11 @@ def world(request):
 
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch):
-    monkeypatch.setattr(protocol, "FIRST_LOOK_DELAYS", (0.02,))
-    monkeypatch.setattr(protocol, "SHORTEST_PAUSE", 0.01)
-    monkeypatch.setattr(protocol, "FIRST_BACKOFF", 0.01)
-    monkeypatch.setattr(sharing, "RENEW_AT_MOST_EVERY", 0.0)
-    monkeypatch.setattr(sharing, "LONGEST_QUIET", 0.01)
+    monkeypatch.setattr(polling, "FIRST_POLL_DELAYS", (0.02,))
+    monkeypatch.setattr(policy, "SHORTEST_PAUSE", 0.01)
+    monkeypatch.setattr(polling, "FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr(shared_client, "RELOAD_AT_MOST_EVERY", 0.0)
+    monkeypatch.setattr(breaker, "LONGEST_QUIET", 0.01)
 
 
 @pytest.fixture
@@ -312,7 +313,7 @@ def test_a_blocking_lookup_is_kept_off_the_event_loop(own, connect, monkeypatch)
     assert bool(threads) >= own
 
 
-def test_a_connection_is_looked_up_once_for_many_looks(world, connect):
+def test_a_connection_is_looked_up_once_for_many_polls(world, connect):
     looked_up = []
 
     class Hook(AnonHook):
@@ -322,7 +323,7 @@ def test_a_connection_is_looked_up_once_for_many_looks(world, connect):
             return super().get_connection(conn_id)
 
     with Simulator(token=TOKEN) as simulator:
-        workflow_run_id = simulator.create_run("IN_PROGRESS 49 looks, COMPLETED")
+        workflow_run_id = simulator.create_run("IN_PROGRESS 49 polls, COMPLETED")
         connect(simulator.url)
         run = world.wait(Hook(), workflow_run_id)
 
@@ -347,11 +348,11 @@ def test_what_masks_secrets_is_not_touched(world, monkeypatch):
     assert world.endpoint(Hook()).timeout == 7
 
 
-# Looks
+# Polls
 
 
 @pytest.mark.parametrize("status", list(WorkflowRunStatus))
-def test_one_look_returns_the_run_whatever_its_status(world, status, connect):
+def test_one_poll_returns_the_run_whatever_its_status(world, status, connect):
     with Server(run_answer(status.value)) as server:
         run = world.get(connect(server.url), f" {RUN.upper()} ")
 
@@ -391,7 +392,7 @@ def test_a_short_disturbance_is_ridden_out(world, trouble, connect):
     ],
 )
 def test_what_cannot_be_read_is_an_error_of_the_wait(world, said, kind, status, connect, monkeypatch):
-    monkeypatch.setattr(protocol, "FIRST_LOOK_PATIENCE", 0.03)
+    monkeypatch.setattr(polling, "FIRST_POLL_PATIENCE", 0.03)
     with Server(said) as server, pytest.raises(kind) as caught:
         world.get(connect(server.url))
 
@@ -509,7 +510,7 @@ def test_waits_on_one_loop_do_not_disturb_each_other(connect):
 
     with Simulator(token=TOKEN) as simulator:
         ids = [
-            simulator.create_run(f"IN_PROGRESS {n} looks, {end}")
+            simulator.create_run(f"IN_PROGRESS {n} polls, {end}")
             for n, end in [(1, "COMPLETED"), (4, "FAILED")]
         ]
         good, bad = asyncio.run(wait_for_all(connect(simulator.url), ids))
@@ -554,7 +555,7 @@ def test_a_wait_that_is_cancelled_ends_at_once_and_touches_nothing(connect):
         (never, False, "timed out"),
     ],
 )
-def test_a_connection_is_tested_with_one_harmless_look(said, good, words, connect):
+def test_a_connection_is_tested_with_one_harmless_poll(said, good, words, connect):
     with Server(said) as server:
         outcome = connect(server.url, extra={"timeout": 0.3}).test_connection()
 
@@ -622,8 +623,8 @@ def everything_secret():
 
 @pytest.mark.parametrize("login", [None, "me"])
 @pytest.mark.parametrize("proxied", [True, False])
-def test_no_secret_is_logged_or_told_while_looks_fail(world, login, proxied, connect, logged, monkeypatch):
-    monkeypatch.setattr(protocol, "FIRST_LOOK_PATIENCE", 0.05)
+def test_no_secret_is_logged_or_told_while_polls_fail(world, login, proxied, connect, logged, monkeypatch):
+    monkeypatch.setattr(polling, "FIRST_POLL_PATIENCE", 0.05)
     extra = {"headers": {"X-Secret": HIDDEN}, "timeout": 1}
     acts = [
         run_answer("IN_PROGRESS"),

@@ -11,14 +11,15 @@ from types import SimpleNamespace
 import pytest
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, AIRFLOW_V_3_1_PLUS
 from airflow.utils.session import create_session
-from core import RUN_ID
+from samples import RUN_ID
 
-import airflow_anon.protocol
-import airflow_anon.transport
+import airflow_anon.client.aiohttp_client
+import airflow_anon.core.policy
+import airflow_anon.core.polling
+from airflow_anon.client.endpoint import Endpoint
 from airflow_anon.links import AnonWorkflowRunLink, plain_xcom, run_url
 from airflow_anon.operators import AnonWorkflowRunOperator
 from airflow_anon.sensors import AnonWorkflowRunSensor
-from airflow_anon.settings import Endpoint
 from airflow_anon.simulator import Simulator
 
 NAME = "Anon run"
@@ -30,7 +31,7 @@ WORKFLOW_ID = "7d0c9a35-7f0a-4d07-9d6c-2f1b3c4d5e6f"
 def simulator(monkeypatch, hurried_airflow):
     with Simulator(token="let-me-in") as simulator:
         monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection())
-        monkeypatch.setattr(airflow_anon.protocol, "SHORTEST_PAUSE", 0.2)
+        monkeypatch.setattr(airflow_anon.core.policy, "SHORTEST_PAUSE", 0.2)
         yield simulator
 
 
@@ -47,7 +48,7 @@ def links_of(dag, ti):
 
 
 def waits_of(dag):
-    """Return the task instances of the DAG's newest run that wait or look."""
+    """Return the task instances of the DAG's newest run that wait or poll."""
     model = import_module("airflow.models.taskinstance").TaskInstance
     with create_session() as session:
         query = session.query(model).filter(model.dag_id == dag.dag_id, model.task_id == "wait")
@@ -73,20 +74,20 @@ def while_waiting(monkeypatch):
 
     def watch(dag):
         shown = []
-        real_sleep, real_asleep = time.sleep, airflow_anon.transport.asleep
+        real_sleep, real_asleep = time.sleep, airflow_anon.client.aiohttp_client.coalesced_sleep
 
         def sleep(seconds):
             for ti in waits_of(dag):
-                place = "between two looks" if ti.state == "up_for_reschedule" else "on a worker"
+                place = "between two polls" if ti.state == "up_for_reschedule" else "on a worker"
                 shown.append((place, links_of(dag, ti)[NAME]))
             real_sleep(seconds)
 
-        async def asleep(seconds):
+        async def coalesced_sleep(seconds):
             shown.extend(("in the triggerer", links_of(dag, ti)[NAME]) for ti in waits_of(dag))
             await real_asleep(seconds)
 
         monkeypatch.setattr(time, "sleep", sleep)
-        monkeypatch.setattr(airflow_anon.transport, "asleep", asleep)
+        monkeypatch.setattr(airflow_anon.client.aiohttp_client, "coalesced_sleep", coalesced_sleep)
         return shown
 
     return watch
@@ -99,7 +100,7 @@ def while_waiting(monkeypatch):
         ("poke", "on a worker"),
         pytest.param(
             "reschedule",
-            "between two looks",
+            "between two polls",
             marks=pytest.mark.skipif(
                 AIRFLOW_V_3_0_PLUS and not AIRFLOW_V_3_1_PLUS,
                 reason="dag.test() of Airflow 3.0 gives a rescheduled sensor a text for a date",
@@ -113,7 +114,7 @@ def test_the_link_is_there_while_a_task_waits_and_when_it_is_over(
     dags, simulator, monkeypatch, while_waiting, mode, where
 ):
     monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection(run_url_template=TEMPLATE))
-    run_id = simulator.create_run("PENDING 3 looks, COMPLETED")
+    run_id = simulator.create_run("PENDING 3 polls, COMPLETED")
     shown = while_waiting(dags[mode])
 
     (ti,) = run(dags[mode], run=run_id)
@@ -127,7 +128,7 @@ def test_the_link_is_there_while_a_task_waits_and_when_it_is_over(
 
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("name", ["poke", "deferred", "fetch"])
-def test_the_link_is_there_when_the_first_look_fails_the_task(dags, simulator, name):
+def test_the_link_is_there_when_the_first_poll_fails_the_task(dags, simulator, name):
     run_id = simulator.create_run("COMPLETED")
     simulator.add_faults("401", run_id)
 
@@ -140,7 +141,7 @@ def test_the_link_is_there_when_the_first_look_fails_the_task(dags, simulator, n
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("name", ["poke", "deferred", "fetch"])
 def test_the_link_leads_to_a_run_that_failed(dags, simulator, name):
-    run_id = simulator.create_run("PENDING 2 looks, FAILED")
+    run_id = simulator.create_run("PENDING 2 polls, FAILED")
 
     (ti,) = run(dags[name], run=run_id)
 
@@ -160,7 +161,7 @@ def test_there_is_no_link_without_an_id(dags, simulator, run_id):
 @pytest.mark.unmeasured
 def test_each_index_of_a_mapped_task_leads_to_its_own_run(dags, simulator):
     run_ids = [
-        simulator.create_run(script) for script in ("COMPLETED", "PENDING 2 looks, COMPLETED", "FAILED")
+        simulator.create_run(script) for script in ("COMPLETED", "PENDING 2 polls, COMPLETED", "FAILED")
     ]
 
     found = run(dags["mapped"], runs=run_ids)

@@ -19,9 +19,9 @@ from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_3_PLUS
 
 import airflow_anon
 from airflow_anon import get_provider_info
+from airflow_anon.client.endpoint import EXTRAS
 from airflow_anon.hooks import AnonHook
 from airflow_anon.links import AnonWorkflowRunLink
-from airflow_anon.settings import EXTRAS
 
 PACKAGE = Path(airflow_anon.__file__).parent
 MODULES = sorted(
@@ -219,7 +219,7 @@ def test_what_a_dag_file_imports_brings_no_http_library_along():
     )
 
     assert "airflow_anon.sensors" in brought
-    assert not {"requests", "aiohttp", "urllib3", "wtforms", "airflow_anon.transport"} & set(brought)
+    assert not {"requests", "aiohttp", "urllib3", "wtforms", "airflow_anon.client.network"} & set(brought)
 
 
 def test_importing_the_package_alone_brings_nothing_along():
@@ -240,7 +240,7 @@ def test_importing_the_package_alone_brings_nothing_along():
 @pytest.mark.parametrize(
     "path",
     [path for path in sorted(PACKAGE.rglob("*.py")) if "simulator" not in path.parts],
-    ids=lambda path: path.name,
+    ids=lambda path: str(path.relative_to(PACKAGE)),
 )
 def test_nothing_is_printed(path):
     # What a trigger prints would break the protocol of the triggerer, which is spoken over stdout.

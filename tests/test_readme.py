@@ -6,11 +6,13 @@ import re
 from inspect import Parameter, signature
 from pathlib import Path
 
+from airflow_anon.client.endpoint import EXTRAS
+from airflow_anon.core.answers import TABLE, as_markdown
 from airflow_anon.runs import WorkflowRunStatus
 from airflow_anon.sensors import AnonWorkflowRunSensor
-from airflow_anon.settings import EXTRAS
 
-README = Path(__file__).parent.parent.joinpath("README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = ROOT.joinpath("README.md").read_text(encoding="utf-8")
 
 
 def first_cells(heading):
@@ -36,6 +38,21 @@ def test_every_setting_of_extra_is_explained():
 
 
 def test_every_status_has_a_row():
-    cells = " ".join(first_cells("| the look says"))
+    cells = " ".join(first_cells("| the poll says"))
 
     assert [status for status in WorkflowRunStatus if not re.search(rf"\b{status.value}\b", cells)] == []
+
+
+def test_every_kind_of_answer_has_a_row():
+    cells = " ".join(first_cells("| the poll says"))
+
+    assert [
+        row.when
+        for row in TABLE[1:]
+        for word in row.when.split(", ")
+        if word.removeprefix("any ") not in cells
+    ] == []
+
+
+def test_the_documentation_shows_the_table_that_every_mode_goes_by():
+    assert as_markdown() in ROOT.joinpath("docs", "waiting.md").read_text(encoding="utf-8")

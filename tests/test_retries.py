@@ -11,13 +11,13 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSen
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_3_PLUS
 
 from airflow_anon import exceptions
+from airflow_anon.core.errors import error_from_payload
 from airflow_anon.exceptions import (
     AnonError,
     AnonNotFoundError,
     AnonUnavailableError,
     AnonWaitTimeoutError,
     AnonWorkflowRunFailedError,
-    error_from_payload,
 )
 from airflow_anon.retries import anon_retry_policy
 

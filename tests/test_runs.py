@@ -6,10 +6,9 @@ import json
 import pickle
 
 import pytest
-from core import COMPLETED_AT, CREATED_AT, JOB_RUN_ID, RUN_ID, USER_ID, WORKFLOW_ID, payload
+from samples import COMPLETED_AT, CREATED_AT, JOB_RUN_ID, RUN_ID, USER_ID, WORKFLOW_ID, payload
 
-from airflow_anon.exceptions import AnonInvalidIdError, AnonProtocolError
-from airflow_anon.runs import WorkflowRun, WorkflowRunStatus, is_queued, normalise_id
+from airflow_anon.runs import WorkflowRun, WorkflowRunStatus, is_queued
 
 QUESTIONS = ("is_known", "is_over", "succeeded", "failed", "took_no_action", "awaits_user_input")
 
@@ -97,7 +96,7 @@ def test_a_field_that_may_be_null_is_none(name):
 @pytest.mark.parametrize("name", ["id", "workflowId", "status", "createdAt", "updatedAt", "createdByUserId"])
 @pytest.mark.parametrize("value", [None, "", " ", 7, True, [], {}, "no such value\n"])
 def test_a_field_that_makes_no_sense_is_no_run(name, value):
-    with pytest.raises(AnonProtocolError, match=name):
+    with pytest.raises(ValueError, match=name):
         WorkflowRun.from_payload({**payload(), name: value})
 
 
@@ -106,13 +105,13 @@ def test_a_field_that_is_missing_is_no_run(name):
     body = payload()
     del body[name]
 
-    with pytest.raises(AnonProtocolError, match=name):
+    with pytest.raises(ValueError, match=name):
         WorkflowRun.from_payload(body)
 
 
 @pytest.mark.parametrize("body", [None, [], "COMPLETED", 7, True, b"{}"])
 def test_json_that_is_no_object_is_no_run(body):
-    with pytest.raises(AnonProtocolError, match=type(body).__name__):
+    with pytest.raises(ValueError, match=type(body).__name__):
         WorkflowRun.from_payload(body)
 
 
@@ -146,13 +145,13 @@ def test_every_form_of_the_api_s_timestamps_is_read(text, read):
     ],
 )
 def test_another_form_of_time_is_no_run(text):
-    with pytest.raises(AnonProtocolError, match="createdAt"):
+    with pytest.raises(ValueError, match="createdAt"):
         run(createdAt=text)
 
 
 @pytest.mark.parametrize("text", ["2023-02-30T00:00:00Z", "2023-02-29T00:00:00Z", "0000-01-01T00:00:00Z"])
 def test_a_day_that_never_was_is_no_run(text):
-    with pytest.raises(AnonProtocolError, match="is no date"):
+    with pytest.raises(ValueError, match="is no date"):
         run(createdAt=text)
 
 
@@ -169,58 +168,6 @@ def test_a_run_can_be_compared_kept_in_a_set_and_pickled():
     assert pickle.loads(pickle.dumps(seen)) == seen
     assert len({seen, run("COMPLETED"), run("FAILED")}) == 2
     assert seen != run("COMPLETED", addedLater=1)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        RUN_ID,
-        RUN_ID.upper(),
-        "00000000-0000-0000-0000-000000000000",
-        "3c90c3cc-0d44-8b50-b888-8dd25736052a",
-    ],
-)
-@pytest.mark.parametrize("before", ["", " ", "\n"])
-@pytest.mark.parametrize("after", ["", "  ", "\r\n"])
-def test_blanks_around_an_id_are_trimmed_and_its_letters_left_alone(text, before, after):
-    assert normalise_id(before + text + after) == text
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "",
-        "  ",
-        "None",
-        "{{ ti.xcom_pull(task_ids='start') }}",
-        "3c90c3cc-0d44-9b50-8888-8dd25736052a",
-        "3c90c3cc-0d44-4b50-7888-8dd25736052a",
-        "3c90c3cc0d444b5088888dd25736052a",
-        "{3c90c3cc-0d44-4b50-8888-8dd25736052a}",
-        "3c90c3cc-0d44-4b50-8888-8dd25736052a/..",
-        "3c90c3cc-0d44-4b50-8888-8dd25736052٣",
-        None,
-        7,
-        b"3c90c3cc-0d44-4b50-8888-8dd25736052a",
-    ],
-    ids=repr,
-)
-def test_an_id_that_the_api_would_not_take_is_refused_and_shown(value):
-    with pytest.raises(AnonInvalidIdError) as refused:
-        normalise_id(value)
-
-    assert f"workflow_run_id {value!r} is no id" in str(refused.value)
-    assert RUN_ID in str(refused.value)
-
-
-@pytest.mark.parametrize(("length", "whole"), [(198, True), (199, False), (10_000, False)])
-def test_a_very_long_value_is_not_shown_whole(length, whole):
-    with pytest.raises(AnonInvalidIdError) as refused:
-        normalise_id("x" * length)
-
-    assert (repr("x" * length) in str(refused.value)) == whole
-    assert (f" {repr('x' * length)[:200]}... is no id" in str(refused.value)) != whole
-    assert len(str(refused.value)) < 400
 
 
 def test_a_run_shows_its_fields_once():

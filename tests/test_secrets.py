@@ -22,7 +22,7 @@ from airflow.models.trigger import Trigger
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, AIRFLOW_V_3_1_PLUS
 from airflow.utils.session import create_session
 from carry_out import MODES, carry_out, moving_time
-from core import RUN_ID, payload
+from samples import RUN_ID, payload
 from server import Server, answer, reset, then_close
 
 import airflow_anon
@@ -252,15 +252,15 @@ each_secret = pytest.mark.parametrize(
 )
 
 
-def looked(hook):
+def polled(hook):
     return hook.get_workflow_run(RUN_ID)
 
 
-def looked_async(hook):
+def polled_async(hook):
     return asyncio.run(hook.aget_workflow_run(RUN_ID))
 
 
-@pytest.mark.parametrize("look", [looked, looked_async])
+@pytest.mark.parametrize("polled", [polled, polled_async])
 @pytest.mark.parametrize(
     "fields",
     [
@@ -279,7 +279,7 @@ def looked_async(hook):
     ],
     ids=str,
 )
-def test_a_setting_that_makes_no_sense_shows_no_secret(fields, look, credential, monkeypatch, logged):
+def test_a_setting_that_makes_no_sense_shows_no_secret(fields, polled, credential, monkeypatch, logged):
     extra = {"headers": {"X-Secret": HEADER}, "proxy": f"http://{PROXY_LOGIN}:{MARK}@127.0.0.1:9"}
     given = fields.get("extra", {})
     connection = {"conn_type": "anon", "host": "https://worker.example", **credential, **fields}
@@ -288,32 +288,32 @@ def test_a_setting_that_makes_no_sense_shows_no_secret(fields, look, credential,
     hook = AnonHook()
 
     with pytest.raises(AnonConfigurationError) as caught:
-        look(hook)
+        polled(hook)
 
     assert not found_in(*shown_by(caught.value), str(hook.test_connection()), logged())
 
 
-@pytest.mark.parametrize("look", [looked, looked_async])
-def test_a_proxy_of_the_environment_shows_no_secret(look, credential, monkeypatch, logged):
+@pytest.mark.parametrize("polled", [polled, polled_async])
+def test_a_proxy_of_the_environment_shows_no_secret(polled, credential, monkeypatch, logged):
     monkeypatch.setenv("HTTPS_PROXY", f"socks5://{PROXY_LOGIN}:{MARK}@127.0.0.1:9")
     connection = {"conn_type": "anon", "host": "https://worker.example", **credential}
     monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", json.dumps(connection))
 
     with pytest.raises(AnonConfigurationError) as caught:
-        look(AnonHook())
+        polled(AnonHook())
 
     assert not found_in(*shown_by(caught.value), logged())
 
 
-@pytest.mark.parametrize("look", [looked, looked_async])
-def test_a_connection_that_cannot_be_read_shows_no_secret(look, logged):
+@pytest.mark.parametrize("polled", [polled, polled_async])
+def test_a_connection_that_cannot_be_read_shows_no_secret(polled, logged):
     class Hook(AnonHook):
         @classmethod
         def get_connection(cls, conn_id):
             raise ValueError(f"Invalid connection string: anon://:{TOKEN}@host")
 
     with pytest.raises(AnonConfigurationError) as caught:
-        look(Hook())
+        polled(Hook())
 
     assert not found_in(*shown_by(caught.value), logged())
 
@@ -338,7 +338,7 @@ def test_the_beginning_of_what_the_api_says_is_shown(row, connect):
     with Server(*ROWS[row]) as server, moving_time(SimpleNamespace(advance=lambda _: None)):
         connect(server)
         with pytest.raises(AnonError) as caught:
-            looked(AnonHook())
+            polled(AnonHook())
 
     said = str(caught.value).partition("The API says: ")[2]
     assert said.startswith('{"message": ["***", "***"')
@@ -438,10 +438,10 @@ def test_the_api_server_tells_no_secret_of_a_task(connect, database, api_server,
                 of_dag.filter(model.run_id == dag_run_id).update(fields)
         told.append(told_of_task(api_server, dag_run_id))
 
-    async def asleep(seconds):
+    async def coalesced_sleep(seconds):
         ask(state="deferred")  # dag.test() would have it queued
 
-    monkeypatch.setattr("airflow_anon.transport.asleep", asleep)
+    monkeypatch.setattr("airflow_anon.client.aiohttp_client.coalesced_sleep", coalesced_sleep)
     dag = runpy.run_path(str(database / "links.py"))["DAGS"]["deferred"]
     with Server(*ROWS["not found later"]) as server:
         connect(server)

@@ -104,7 +104,7 @@ def test_a_whole_wait_is_one_deferral_and_one_trigger(api):
     assert api[0].requests_for(run_id) > 200
 
 
-def test_a_poking_wait_uses_one_connection_however_many_looks(api):
+def test_a_poking_wait_uses_one_connection_however_many_polls(api):
     run_id = api[0].create_run("PENDING 3000s, COMPLETED")
 
     carry_out(lambda: AnonWorkflowRunSensor(task_id="t", workflow_run_id=run_id, poke_interval=10), api[1])
@@ -113,7 +113,7 @@ def test_a_poking_wait_uses_one_connection_however_many_looks(api):
     assert api[0].connections == 1
 
 
-def test_a_subclass_may_add_to_what_a_look_returns(api):
+def test_a_subclass_may_add_to_what_a_poll_returns(api):
     class Louder(AnonWorkflowRunSensor):
         def poke(self, context):
             value = super().poke(context)

@@ -63,7 +63,7 @@ def told(monkeypatch, capsys, caplog):
         lose_the_xcom(simulator.create_run("COMPLETED"))
         break_the_trigger()
     AnonWorkflowRunTrigger(workflow_run_id="any", of_a_later_version=1)
-    errors += [look_with_no_connection(), look_over_plain_http(monkeypatch)]
+    errors += [poll_with_no_connection(), poll_over_plain_http(monkeypatch)]
     return "\n".join([*errors, caplog.text, capsys.readouterr().out])
 
 
@@ -114,13 +114,13 @@ def break_the_trigger():
     asyncio.run(events_of(AnonWorkflowRunTrigger(workflow_run_id="any", timeout="soon")))
 
 
-def look_with_no_connection():
+def poll_with_no_connection():
     with pytest.raises(AnonError) as missing:
         AnonHook("nowhere").get_workflow_run("3c90c3cc-0d44-4b50-8888-8dd25736052a")
     return str(missing.value)
 
 
-def look_over_plain_http(monkeypatch):
+def poll_over_plain_http(monkeypatch):
     fields = {"conn_type": "anon", "host": "http://anon.example", "password": "let-me-in"}
     monkeypatch.setenv("AIRFLOW_CONN_ANON_PLAIN", json.dumps(fields))
     return "\n".join(AnonHook("anon_plain").endpoint().cautions)

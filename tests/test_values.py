@@ -11,15 +11,15 @@ from uuid import UUID
 import pytest
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_3_PLUS
 from carry_out import MODES, carry_out, events_of
-from core import RUN_ID, payload
+from samples import RUN_ID, payload
 
+from airflow_anon.core.ids import normalise_id, read_ids
 from airflow_anon.exceptions import AnonInvalidIdError
-from airflow_anon.group import read_ids
 from airflow_anon.hooks import AnonHook
 from airflow_anon.operators import AnonWorkflowRunOperator
-from airflow_anon.runs import WorkflowRun, WorkflowRunStatus, normalise_id
+from airflow_anon.runs import WorkflowRun, WorkflowRunStatus
 from airflow_anon.sensors import AnonWorkflowRunSensor, AnonWorkflowRunsSensor
-from airflow_anon.shortcuts import template_for_triggerer
+from airflow_anon.task.zero_worker import template_for_triggerer
 from airflow_anon.triggers import AnonWorkflowRunsTrigger, AnonWorkflowRunTrigger
 
 try:
@@ -123,7 +123,9 @@ def test_a_uuid_is_an_id():
 
 
 def test_a_uuid_of_a_kind_that_the_api_does_not_know_is_refused_and_shown():
-    with pytest.raises(AnonInvalidIdError, match=r"workflow_run_id UUID\('3c90c3cc-0d44-9b50-.*'\) is no id"):
+    with pytest.raises(
+        AnonInvalidIdError, match=r"workflow_run_id UUID\('3c90c3cc-0d44-9b50-.*'\) is not the id"
+    ):
         normalise_id(UUID("3c90c3cc-0d44-9b50-8888-8dd25736052a"))
 
 
@@ -141,7 +143,7 @@ def test_what_only_looks_like_a_list_of_uuids_is_refused(text):
 @pytest.mark.parametrize("mode", MODES)
 def test_a_wait_for_a_uuid_passes_in_every_mode(api, mode):
     simulator, clock = api
-    run_id = simulator.create_run("PENDING 2 looks, COMPLETED")
+    run_id = simulator.create_run("PENDING 2 polls, COMPLETED")
     options = {"task_id": "wait", "poke_interval": 30, **MODES[mode]}
 
     one = carry_out(lambda: AnonWorkflowRunSensor(workflow_run_id=UUID(run_id), **options), clock)

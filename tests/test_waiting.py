@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException
-from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_3_PLUS
+from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, AIRFLOW_V_3_3_PLUS
 from carry_out import MODES, carry_out
 
 from airflow_anon.exceptions import (
@@ -48,8 +48,8 @@ def sensor(request):
 
 
 @pytest.fixture
-def looks_again(sensor, mode):
-    """How many looks a worker adds when the triggerer has seen the end: many runs are not brought back."""
+def polls_again(sensor, mode):
+    """How many polls a worker adds when the triggerer has seen the end: many runs are not brought back."""
     return int(sensor == "many" and mode not in {"poke", "reschedule"})
 
 
@@ -121,12 +121,12 @@ def test_a_failed_run_is_skipped_with_soft_fail(wait, simulator, before):
     assert story.state == "skipped"
 
 
-def test_a_run_that_failed_before_the_first_look_is_asked_for_once(wait, looks_again, simulator):
+def test_a_run_that_failed_before_the_first_poll_is_asked_for_once(wait, polls_again, simulator):
     run_id = simulator.create_run("FAILED")
 
     story = wait(run_id)
 
-    assert simulator.requests_for(run_id) == 1 + (looks_again if story.triggers else 0)
+    assert simulator.requests_for(run_id) == 1 + (polls_again if story.triggers else 0)
 
 
 @pytest.mark.unmeasured
@@ -171,7 +171,7 @@ def test_an_unknown_end_never_passes(wait, simulator, before):
 
 
 @pytest.mark.parametrize("timeout", [600, 600.0, timedelta(minutes=10)], ids=["int", "float", "timedelta"])
-def test_a_wait_times_out_after_a_last_look(wait, looks_again, simulator, clock, timeout):
+def test_a_wait_times_out_after_a_last_poll(wait, polls_again, simulator, clock, timeout):
     run_id = simulator.create_run("IN_PROGRESS (post_invoice) 24h, COMPLETED")
 
     story = wait(run_id, timeout=timeout, poke_interval=400)
@@ -182,10 +182,10 @@ def test_a_wait_times_out_after_a_last_look(wait, looks_again, simulator, clock,
         fact in str(story.error) for fact in (run_id, "IN_PROGRESS", "post_invoice", "timeout is 10 min")
     )
     assert 599 <= clock.passed < 610
-    assert simulator.requests_for(run_id) == 3 + looks_again
+    assert simulator.requests_for(run_id) == 3 + polls_again
 
 
-def test_the_time_that_a_first_look_takes_counts(wait, mode, simulator, clock):
+def test_the_time_that_a_first_poll_takes_counts(wait, mode, simulator, clock):
     run_id = simulator.create_run("IN_PROGRESS 24h, COMPLETED")
     simulator.add_faults("503 x5", run_id)
 
@@ -221,12 +221,26 @@ def test_the_link_is_kept_while_the_task_waits(wait, mode, simulator, clock, mon
     assert story.state == "success", story.error
     assert {link.url for link in story.links} == {f"https://app.example/{workflow_id}/runs/{run_id}"}
     assert story.links[0].at - began < 1
-    assert len(story.links) == (story.starts if mode == "reschedule" else 1)
+    assert len(story.links) == (1 if AIRFLOW_V_3_0_PLUS or mode != "reschedule" else story.starts)
+    leaves = mode in {"reschedule", "deferred"} or (not AIRFLOW_V_3_3_PLUS and mode != "poke")
+    assert (story.links[0].where == "airflow") is bool(AIRFLOW_V_3_0_PLUS and leaves)
+
+
+def test_a_rescheduled_sensor_that_stays_on_its_worker_keeps_its_link_itself(simulator, clock):
+    run_id = simulator.create_run("AWAITING_USER_INPUT 100s, COMPLETED")
+    options = {"poke_interval": 30, "timeout": 3600, "user_input_timeout": 3600, "mode": "reschedule"}
+
+    story = carry_out(
+        lambda: AnonWorkflowRunSensor(task_id="wait", workflow_run_id=run_id, **options), clock, keeps=False
+    )
+
+    assert (story.state, story.starts) == ("success", 1)
+    assert [link.where for link in story.links] == ["worker"]
 
 
 @pytest.mark.parametrize("fault", ["401", "400", "503"])
 @pytest.mark.parametrize("sensor", ["one"], indirect=True)
-def test_the_link_is_kept_though_the_first_look_sees_no_run(wait, simulator, fault):
+def test_the_link_is_kept_though_the_first_poll_sees_no_run(wait, simulator, fault):
     run_id = simulator.create_run("PENDING")
     simulator.add_faults(f"{fault} x99", run_id)
 
@@ -249,7 +263,10 @@ def test_a_link_that_cannot_be_kept_is_told_and_changes_nothing(wait, mode, simu
     assert story.state == "success", story.error
     assert story.xcom == simulator.run(run_id)
     told = [line for line in story.log if "The link to the run could not be kept" in line]
-    assert len(told) == (story.starts if mode == "reschedule" else 1)
+    if AIRFLOW_V_3_0_PLUS and mode in {"reschedule", "deferred"}:  # Airflow keeps it, not we
+        assert told == []
+    else:
+        assert len(told) == (story.starts if mode == "reschedule" else 1)
 
 
 @pytest.mark.unmeasured
@@ -262,7 +279,7 @@ def test_a_link_that_cannot_be_kept_is_told_and_changes_nothing(wait, mode, simu
     ],
 )  # fmt: skip
 def test_a_disturbance_in_the_middle_is_ridden_out(wait, simulator, faults):
-    run_id = simulator.create_run("IN_PROGRESS 1 looks, COMPLETED")
+    run_id = simulator.create_run("IN_PROGRESS 1 polls, COMPLETED")
     simulator.add_faults(f"{GOOD}, {faults}", run_id)
 
     story = wait(run_id)
@@ -272,7 +289,7 @@ def test_a_disturbance_in_the_middle_is_ridden_out(wait, simulator, faults):
 
 
 @pytest.mark.parametrize("faults", ["503", "garbage", "reset", "404, 404, 404"])
-def test_a_disturbance_of_the_first_look_is_ridden_out(wait, simulator, faults):
+def test_a_disturbance_of_the_first_poll_is_ridden_out(wait, simulator, faults):
     run_id = simulator.create_run("PENDING 50s, COMPLETED")
     simulator.add_faults(faults, run_id)
 
@@ -282,7 +299,7 @@ def test_a_disturbance_of_the_first_look_is_ridden_out(wait, simulator, faults):
 
 
 def test_retry_after_is_obeyed(wait, simulator, clock):
-    run_id = simulator.create_run("IN_PROGRESS 1 looks, COMPLETED")
+    run_id = simulator.create_run("IN_PROGRESS 1 polls, COMPLETED")
     simulator.add_faults(f"{GOOD}, 429 retry-after=77", run_id)
 
     story = wait(run_id, poke_interval=5)
@@ -292,7 +309,7 @@ def test_retry_after_is_obeyed(wait, simulator, clock):
 
 
 def test_retry_after_for_ever_stays_within_the_limits(wait, simulator, clock):
-    run_id = simulator.create_run("IN_PROGRESS 1 looks, COMPLETED")
+    run_id = simulator.create_run("IN_PROGRESS 1 polls, COMPLETED")
     simulator.add_faults(f"{GOOD}, 429 retry-after=999999", run_id)
 
     story = wait(run_id, timeout=250)
@@ -330,7 +347,7 @@ def test_contact_lost_for_too_long_is_a_retryable_error_that_nothing_hides(
 
 
 @pytest.mark.unmeasured
-def test_the_tolerance_counts_from_the_last_good_look_and_not_attempts(wait, simulator, clock):
+def test_the_tolerance_counts_from_the_last_good_poll_and_not_attempts(wait, simulator, clock):
     run_id = simulator.create_run("IN_PROGRESS 24h, COMPLETED")
     simulator.add_faults(f"{GOOD}, " + f"503 x5, {GOOD}, " * 20 + "503 x100", run_id)
 
@@ -340,7 +357,7 @@ def test_the_tolerance_counts_from_the_last_good_look_and_not_attempts(wait, sim
     assert clock.offset > 20 * 150 + 299
 
 
-def test_a_first_look_without_an_answer_gives_up_after_a_minute(wait, simulator, clock):
+def test_a_first_poll_without_an_answer_gives_up_after_a_minute(wait, simulator, clock):
     run_id = simulator.create_run("COMPLETED")
     simulator.start_outage("503")
 
@@ -361,7 +378,7 @@ def test_a_host_that_refuses_connections_shows_within_a_minute(wait, simulator, 
 
 
 def test_a_run_that_is_visible_late_is_found(wait, simulator):
-    story = wait(simulator.create_run("MISSING 3 looks, PENDING 30s, COMPLETED"))
+    story = wait(simulator.create_run("MISSING 3 polls, PENDING 30s, COMPLETED"))
 
     assert story.state == "success", story.error
 
@@ -469,7 +486,7 @@ def test_a_token_that_stays_refused_is_lost_contact(wait, simulator, clock):
         ("redirect", AnonRejectedError),
     ],
 )
-def test_a_no_after_a_good_look_fails_at_once(wait, simulator, fault, kind):
+def test_a_no_after_a_good_poll_fails_at_once(wait, simulator, fault, kind):
     run_id = simulator.create_run("IN_PROGRESS 24h, COMPLETED")
     simulator.add_faults(f"{GOOD}, {fault}", run_id)
 
@@ -563,7 +580,7 @@ def test_a_person_has_the_whole_time_though_the_api_says_that_it_asked_last_year
     wait, mode, simulator, clock, callback, monkeypatch
 ):
     if mode == "reschedule" and not AIRFLOW_V_3_3_PLUS:
-        pytest.skip("this Airflow keeps nothing between two looks, so the API's word is all there is")
+        pytest.skip("this Airflow keeps nothing between two polls, so the API's word is all there is")
     payload = ScriptedRun.payload
     last_year = {"updatedAt": "2025-01-01T00:00:00Z"}
     monkeypatch.setattr(ScriptedRun, "payload", lambda self: payload(self) | last_year)
@@ -591,7 +608,7 @@ def test_the_pause_follows_exponential_backoff(wait, simulator, clock):
     story = wait(run_id, poke_interval=10, exponential_backoff=True, max_wait=timedelta(minutes=10))
 
     assert story.state == "success", story.error
-    # From a look on, which the real clock has left behind by a little when a trigger begins to sleep.
+    # From a poll on, which the real clock has left behind by a little when a trigger begins to sleep.
     assert min(clock.slept) >= 9
     assert max(clock.slept) <= 600 * 1.05 + 1
     assert simulator.requests_for(run_id) < 15
@@ -631,7 +648,7 @@ def test_never_fail_skips_though_silent_fail_passed_over_what_went_wrong(wait, s
     assert story.state == "skipped", story.error
 
 
-def test_a_second_try_of_a_run_that_is_over_costs_one_request(wait, looks_again, mode, simulator):
+def test_a_second_try_of_a_run_that_is_over_costs_one_request(wait, polls_again, mode, simulator):
     run_id = simulator.create_run("COMPLETED")
     wait(run_id)
 
@@ -639,11 +656,11 @@ def test_a_second_try_of_a_run_that_is_over_costs_one_request(wait, looks_again,
 
     resumed = AIRFLOW_V_3_3_PLUS and mode == "from the trigger"
     assert (story.state, story.starts + story.triggers) == ("success", 2 if resumed else 1)
-    assert simulator.requests_for(run_id) == 2 + (2 * looks_again if resumed else 0)
+    assert simulator.requests_for(run_id) == 2 + (2 * polls_again if resumed else 0)
 
 
 @pytest.mark.unmeasured
-def test_the_log_is_told_of_changes_and_not_of_looks(wait, simulator):
+def test_the_log_is_told_of_changes_and_not_of_polls(wait, simulator):
     run_id = simulator.create_run("PENDING 40s, IN_PROGRESS 9000s, COMPLETED")
 
     story = wait(run_id, poke_interval=60, timeout=36000)

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from airflow_anon.runs import UUID
+from airflow_anon.runs import UUID_PATTERN
 from airflow_anon.simulator.scripts import Fault, FaultKind
 
 if TYPE_CHECKING:
@@ -80,12 +80,12 @@ def complaint(status: int, message: str) -> Answer:
 
 
 def about_run(world: World, credential: Credential, run_id: str, headers: Mapping[str, str]) -> Answer:
-    """Answer as the API would with nothing going wrong. This counts as a look at the run."""
+    """Answer as the API would with nothing going wrong. This counts as a poll of the run."""
     if not credential.admits(headers):
         return complaint(401, "The credential is missing or wrong.")
-    if not UUID.fullmatch(run_id):
-        return complaint(400, f"{run_id[:100]!r} is no id of a workflow run.")
-    payload = world.look(run_id)
+    if not UUID_PATTERN.fullmatch(run_id):
+        return complaint(400, f"{run_id[:100]!r} is not the id of a workflow run.")
+    payload = world.poll(run_id)
     return complaint(404, f"There is no workflow run {run_id}.") if payload is None else in_json(200, payload)
 
 
@@ -99,7 +99,7 @@ def spoilt(fault: Fault, right_answer: Callable[[], Answer]) -> Answer:
     Say what *fault* makes of the right answer.
 
     The right answer is only asked for where something of it goes out, so that a run whose step
-    lasts for some looks is not looked at by requests that never see it.
+    lasts for some polls does not count requests that never see it.
     """
     if fault.kind in INSTEAD:
         return INSTEAD[fault.kind](fault)

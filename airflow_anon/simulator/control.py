@@ -39,7 +39,7 @@ class Control:
         return 201, self._shown(self.server.world.create_run(script, wish.get("id"), wish.get("workflow_id")))
 
     async def list_runs(self, _: web.Request) -> Reply:
-        """List the runs as they stand now, which is no look at them."""
+        """List the runs as they stand now, which is no poll of them."""
         return 200, {"runs": [self._shown(run.id) for run in self.server.world.runs.values()]}
 
     async def move_run(self, request: web.Request) -> Reply:
@@ -113,7 +113,7 @@ class Control:
             "workflow_id": run.workflow_id,
             "url": url,
             "script": run.script,
-            "looks": run.looks,
+            "polls": run.polls,
             "waits_for_answer": run.step.until_answered,
             "history": [_told(stay) for stay in run.stays],
             "run": run.payload(),
@@ -133,7 +133,7 @@ def _told(stay: Stay) -> dict[str, Any]:
         "status": step.status,
         "state": step.state,
         "since": stay.since,
-        "looks": stay.looks,
+        "polls": stay.polls,
         "ended": step.ended,
     }
 

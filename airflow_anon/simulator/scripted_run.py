@@ -29,11 +29,11 @@ class Change:
 
 @dataclass(slots=True)
 class Stay:
-    """A run's time in one step: since when, and how many looks saw it there."""
+    """A run's time in one step: since when, and how many polls saw it there."""
 
     step: Step
     since: float
-    looks: int = 0
+    polls: int = 0
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class ScriptedRun:
     created_at: float
     on_change: Callable[[Change], None]
     job_run_id: str = field(default_factory=lambda: str(uuid4()))
-    looks: int = 0
+    polls: int = 0
     stays: deque[Stay] = field(default_factory=lambda: deque(maxlen=KEPT_STAYS))
     _index: int = -1
 
@@ -71,13 +71,13 @@ class ScriptedRun:
         while self.step.seconds is not None and now >= self._stay.since + self.step.seconds:
             self._enter_next(self._stay.since + self.step.seconds)
 
-    def look(self, now: float) -> dict[str, Any] | None:
+    def poll(self, now: float) -> dict[str, Any] | None:
         """Show the run to a client: its JSON, or nothing while it is not visible."""
         self.settle(now)
         shown = self.payload()
-        self.looks += 1
-        self._stay.looks += 1
-        if self.step.looks is not None and self._stay.looks >= self.step.looks:
+        self.polls += 1
+        self._stay.polls += 1
+        if self.step.polls is not None and self._stay.polls >= self.step.polls:
             self._enter_next(now)
         return shown
 

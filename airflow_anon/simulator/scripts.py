@@ -18,7 +18,7 @@ UNKNOWN = "UNKNOWN"
 ENDED = "ENDED"
 UNITS: Mapping[str, float] = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
 DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(ms|s|m|h)")
-LOOKS = re.compile(r"([1-9]\d*) looks?")
+POLLS = re.compile(r"([1-9]\d*) polls?")
 UNTIL_ANSWERED = re.compile(r"until +answered")
 STEP = re.compile(r"(?P<name>[^\s()]+)\s*(?:\((?P<state>[^()]+)\))?\s*(?P<lasts>[^()]*)")
 COMMA_OUTSIDE_PARENTHESES = re.compile(r",(?![^()]*\))")
@@ -34,7 +34,7 @@ class Step:
     """
     One step of a script: how a run looks, and until when.
 
-    ``status`` is none where the run is not visible. At most one of ``seconds``, ``looks`` and
+    ``status`` is none where the run is not visible. At most one of ``seconds``, ``polls`` and
     ``until_answered`` is set; a step with none of them holds for ever.
     """
 
@@ -42,13 +42,13 @@ class Step:
     ended: bool = False
     state: str | None = None
     seconds: float | None = None
-    looks: int | None = None
+    polls: int | None = None
     until_answered: bool = False
 
     @property
     def holds_for_ever(self) -> bool:
         """Whether no step can follow by itself."""
-        return self.seconds is None and self.looks is None and not self.until_answered
+        return self.seconds is None and self.polls is None and not self.until_answered
 
 
 def parse_script(text: str) -> tuple[Step, ...]:
@@ -81,12 +81,12 @@ def _parse_step(text: str) -> Step:
         return Step(status, ended, state)
     if DURATION.fullmatch(lasts):
         return Step(status, ended, state, seconds=parse_seconds(lasts))
-    if looks := LOOKS.fullmatch(lasts):
-        return Step(status, ended, state, looks=int(looks[1]))
+    if polls := POLLS.fullmatch(lasts):
+        return Step(status, ended, state, polls=int(polls[1]))
     if UNTIL_ANSWERED.fullmatch(lasts):
         return Step(status, ended, state, until_answered=True)
     raise ValueError(
-        f"{lasts!r} is no duration; right are '500ms', '2s', '3m', '1h', '3 looks', 'until answered'"
+        f"{lasts!r} is not a duration; use '500ms', '2s', '3m', '1h', '3 polls', 'until answered'"
     )
 
 
@@ -115,7 +115,7 @@ def _check_place(step: Step, *, is_first: bool, is_last: bool) -> None:
     if step.ended and not is_last:
         raise ValueError("a run that has ended stays as it is, so this must be the last step")
     if step.holds_for_ever and not is_last:
-        raise ValueError("it must say how long it lasts, as the other steps before the last: '2s', '3 looks'")
+        raise ValueError("it must say how long it lasts, as the other steps before the last: '2s', '3 polls'")
     if is_last and not step.holds_for_ever:
         raise ValueError("the last step holds for ever: write it without a duration, or add a step after it")
 
@@ -128,7 +128,7 @@ def parse_seconds(text: str) -> float:
     """
     match = DURATION.fullmatch(text)
     if not match:
-        raise ValueError(f"{text!r} is no duration; right are '500ms', '2s', '3m', '1h'")
+        raise ValueError(f"{text!r} is not a duration; use '500ms', '2s', '3m', '1h'")
     return float(match[1]) * UNITS[match[2]]
 
 

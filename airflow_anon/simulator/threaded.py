@@ -162,7 +162,7 @@ class Simulator:
         return self._call(lambda: self._world.create_run(script, run_id, workflow_id))
 
     def answer(self, run_id: str) -> None:
-        """Answer a run that waits for a person: it goes on to its next step."""
+        """Answer a run that waits for user input: it goes on to its next step."""
         self._call(lambda: self._world.answer(run_id))
 
     def complete(self, run_id: str) -> None:
@@ -174,7 +174,7 @@ class Simulator:
         self._call(lambda: self._world.end(run_id, WorkflowRunStatus.FAILED))
 
     def run(self, run_id: str) -> dict[str, Any] | None:
-        """Return a run's JSON as it is now, or nothing while it is not visible; this is no look at it."""
+        """Return a run's JSON as it is now, or nothing while it is not visible; this is no poll of it."""
         return self._call(lambda: self._world.find(run_id).payload())
 
     def add_faults(self, faults: str, run_id: str | None = None) -> None:

@@ -9,7 +9,8 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from airflow_anon.runs import WorkflowRunStatus, normalise_id
+from airflow_anon.core.ids import normalise_id
+from airflow_anon.runs import WorkflowRunStatus
 from airflow_anon.simulator.scripted_run import Change, ScriptedRun
 from airflow_anon.simulator.scripts import Fault, parse_faults, parse_script
 
@@ -39,7 +40,7 @@ class OutageKind(str, Enum):
         try:
             return cls(text)
         except ValueError:
-            raise ValueError(f"{text!r} is no kind of outage; right are {', '.join(cls)}") from None
+            raise ValueError(f"{text!r} is not a kind of outage; use {', '.join(cls)}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +132,10 @@ class World:
         run.settle(self.clock.now())
         return run
 
-    def look(self, run_id: str) -> dict[str, Any] | None:
+    def poll(self, run_id: str) -> dict[str, Any] | None:
         """Show a run to a client: its JSON, or nothing if there is none or it is not visible yet."""
         run = self.runs.get(run_id.lower())
-        return run.look(self.clock.now()) if run else None
+        return run.poll(self.clock.now()) if run else None
 
     def answer(self, run_id: str) -> None:
         """Answer the question that a run waits with."""

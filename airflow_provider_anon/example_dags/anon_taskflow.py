@@ -1,5 +1,5 @@
 """
-Use the hook in a task of your own: look at a run once, or wait for it right there.
+Use the hook in a task of your own: poll a run once, or wait for it right there.
 
 Waiting like this keeps a worker busy, which is fine for seconds. For longer waits there is the
 sensor, see ``anon_wait_for_run.py``.
@@ -23,8 +23,8 @@ from airflow_anon.hooks import AnonHook
 def anon_taskflow() -> None:
 
     @task
-    def look(workflow_run_id: str) -> dict[str, Any]:
-        """Look at the run once, whatever its status, and hand its JSON on."""
+    def poll(workflow_run_id: str) -> dict[str, Any]:
+        """Poll the run once, whatever its status, and hand its JSON on."""
         with AnonHook("anon_default") as hook:
             run = hook.get_workflow_run(workflow_run_id)
         print(f"It is {run.status}, in state {run.current_state_name}, since {run.updated_at}.")
@@ -37,7 +37,7 @@ def anon_taskflow() -> None:
             run = hook.wait_for_workflow_run(workflow_run_id, poke_interval=2, timeout=600)
         return run.seconds_run
 
-    look("{{ params.workflow_run_id }}") >> wait("{{ params.workflow_run_id }}")
+    poll("{{ params.workflow_run_id }}") >> wait("{{ params.workflow_run_id }}")
 
 
 anon_taskflow()

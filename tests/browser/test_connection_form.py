@@ -15,7 +15,7 @@ from browser.airflow_ui import IS_AIRFLOW_2, FormOf2, FormOf3, UiAirflow
 from server import Server, answer
 
 from airflow_anon import get_provider_info
-from airflow_anon.settings import EXTRAS, Endpoint
+from airflow_anon.client.endpoint import EXTRAS, Endpoint
 from airflow_anon.simulator import Simulator
 
 if os.environ.get("BROWSER_TESTS") != "required":
@@ -285,7 +285,7 @@ def test_the_button_tells_a_proxy_that_wants_a_password(form: Form) -> None:
 def test_the_button_tells_a_setting_that_makes_no_sense(form: Form) -> None:
     outcome = form.test(host="anon.example", port="443", timeout="30s")
 
-    assert outcome == (False, "timeout is no number above 0 (and up to 1000000).")
+    assert outcome == (False, "timeout must be a number greater than 0 (and at most 1000000).")
 
 
 @pytest.mark.skipif(

@@ -34,7 +34,7 @@ SCRIPTS = {
     "deferred": WAITS,
     "without_worker": WAITS,
     "failed": FAILS,
-    "look": WAITS,
+    "poll": WAITS,
 }
 MAPPED = ["PENDING 2s, COMPLETED", WAITS, FAILS]
 LONGEST = 120.0
@@ -117,7 +117,7 @@ def leads_to(page: Page, simulator: Simulator, run_id: str) -> None:
         ("deferred", "deferred"),
         ("without_worker", "deferred"),
         ("failed", "failed"),
-        ("look", "success"),
+        ("poll", "success"),
     ],
 )
 def test_a_task_leads_to_its_run_while_it_waits_and_when_it_is_over(

@@ -19,7 +19,7 @@ from playwright.sync_api import expect
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-ASKED = "PENDING 1 look, IN_PROGRESS (post_invoice) 1 look, AWAITING_USER_INPUT (approve) until answered, COMPLETED"
+ASKED = "PENDING 1 poll, IN_PROGRESS (post_invoice) 1 poll, AWAITING_USER_INPUT (approve) until answered, COMPLETED"
 RUN_ID = "3c90c3cc-0d44-4b50-8888-8dd25736052a"
 MARKUP = "<img src=x onerror=document.title='owned'>"
 
@@ -93,7 +93,7 @@ def test_a_ready_example_is_created_with_a_chosen_id_by_keyboard_alone(
     assert simulator.run(RUN_ID) is not None
 
 
-def test_the_timeline_shows_each_state_with_its_time_and_looks(page: Page, simulator: Simulator) -> None:
+def test_the_timeline_shows_each_state_with_its_time_and_polls(page: Page, simulator: Simulator) -> None:
     run_id = simulator.create_run(ASKED)
     answer = page.request.get(f"{simulator.url}/api/v2/workflow-runs/{run_id}")
     page.request.get(f"{simulator.url}/api/v2/workflow-runs/{run_id}")
@@ -101,8 +101,8 @@ def test_the_timeline_shows_each_state_with_its_time_and_looks(page: Page, simul
 
     expect(steps).to_have_count(3)
     assert answer.json()["status"] == "PENDING"
-    expect(steps.nth(0)).to_have_text(re.compile(r"^PENDING\d\.\d s, 1 look$"))
-    expect(steps.nth(1)).to_have_text(re.compile(r"^IN_PROGRESS \(post_invoice\)\d\.\d s, 1 look$"))
+    expect(steps.nth(0)).to_have_text(re.compile(r"^PENDING\d\.\d s, 1 poll$"))
+    expect(steps.nth(1)).to_have_text(re.compile(r"^IN_PROGRESS \(post_invoice\)\d\.\d s, 1 poll$"))
     expect(steps.nth(2)).to_have_text(re.compile(r"^AWAITING_USER_INPUT \(approve\)\d\.\d s$"))
     expect(page.locator("#requests")).to_have_text("2")
     blocks = row(page, run_id).locator(".bar i")
@@ -183,7 +183,7 @@ def test_faults_are_added_and_told(page: Page, simulator: Simulator) -> None:
     ("field", "text", "button", "complaint"),
     [
         ("Script", "PENDNG", "Create run", "did you mean PENDING?"),
-        ("Id, if it matters", "42", "Create run", "no id of a workflow run"),
+        ("Id, if it matters", "42", "Create run", "not the id of a workflow run"),
         ("Spoil the next requests", "boom", "Add faults", "right are an HTTP status"),
     ],
 )

@@ -66,7 +66,7 @@ def test_a_run_is_completed_on_the_page_and_the_dag_goes_green(
     airflow.get_by_role("dialog").locator('[name="element_workflow_run_id"]').fill(run_id)
     airflow.get_by_role("dialog").get_by_role("button", name="Trigger").click()
     airflow.wait_for_url("**/runs/manual__*", timeout=PATIENCE)
-    expect(run).to_contain_text(re.compile(r"[1-9]\d* looks?\b"), timeout=PATIENCE)
+    expect(run).to_contain_text(re.compile(r"[1-9]\d* polls?\b"), timeout=PATIENCE)
     run.get_by_role("button", name="Complete").click()
     expect(run.get_by_role("heading")).to_have_text("COMPLETED")
 

@@ -1,4 +1,4 @@
-"""DAGs of one wait, or one look, each; the id comes with the DAG run's conf."""
+"""DAGs of one wait, or one poll, each; the id comes with the DAG run's conf."""
 
 from airflow.providers.common.compat.sdk import DAG, task
 

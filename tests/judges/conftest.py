@@ -1,4 +1,4 @@
-"""What judges need: each test is collected where its programs are, and ``make judges`` brings them all."""
+"""What judges need: each test is collected where its programs are, and ``nox -s judges`` brings them all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from airflow_anon.runs import WorkflowRun
 
 NEEDS = {"test_mock.py": ["prism"], "test_gateway.py": ["nginx", "tinyproxy"]}
 LONGEST_START = 30.0
-LOOKS: dict[str, Callable[[str], WorkflowRun]] = {
+POLLS: dict[str, Callable[[str], WorkflowRun]] = {
     "requests": lambda run_id: AnonHook().get_workflow_run(run_id),
     "aiohttp": lambda run_id: asyncio.run(AnonHook().aget_workflow_run(run_id)),
 }
@@ -62,6 +62,6 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
         )
 
 
-@pytest.fixture(params=LOOKS)
-def look(request: pytest.FixtureRequest) -> Callable[[str], WorkflowRun]:
-    return LOOKS[request.param]
+@pytest.fixture(params=POLLS)
+def polled(request: pytest.FixtureRequest) -> Callable[[str], WorkflowRun]:
+    return POLLS[request.param]

@@ -171,22 +171,22 @@ def clock(simulator):
         yield clock
 
 
-def refused(look, run_id, kind):
-    """Return the error of a look that comes to nothing; it shows no secret."""
+def refused(polled, run_id, kind):
+    """Return the error of a poll that comes to nothing; it shows no secret."""
     with pytest.raises(kind) as caught:
-        look(run_id)
+        polled(run_id)
     assert TOKEN not in str(caught.value)
     assert PROXY_PASSWORD not in str(caught.value)
     return caught.value
 
 
-def test_a_run_is_read_over_tls(look, way, connect, gateway, simulator):
+def test_a_run_is_read_over_tls(polled, way, connect, gateway, simulator):
     extra, log = way
     before = log.read_text() if log else ""
     connect(f"https://{HERE}:{gateway['good']}", **extra)
     run_id = simulator.create_run()
 
-    run = look(run_id)
+    run = polled(run_id)
 
     assert run.succeeded
     assert simulator.requests_for(run_id) == 1
@@ -194,10 +194,10 @@ def test_a_run_is_read_over_tls(look, way, connect, gateway, simulator):
         assert f"CONNECT {HERE}:{gateway['good']}" in log.read_text().removeprefix(before)
 
 
-def test_a_run_is_read_over_mutual_tls(look, way, connect, gateway, simulator, folder):
+def test_a_run_is_read_over_mutual_tls(polled, way, connect, gateway, simulator, folder):
     connect(f"https://{HERE}:{gateway['mutual']}", client_cert=str(folder / "me.pem"), **way[0])
 
-    assert look(simulator.create_run()).succeeded
+    assert polled(simulator.create_run()).succeeded
 
 
 @pytest.mark.parametrize(
@@ -209,11 +209,11 @@ def test_a_run_is_read_over_mutual_tls(look, way, connect, gateway, simulator, f
     ],
 )
 def test_a_certificate_that_does_not_hold_is_told(
-    look, way, connect, gateway, simulator, clock, trouble, said
+    polled, way, connect, gateway, simulator, clock, trouble, said
 ):
     connect(f"https://{HERE}:{gateway[trouble]}", **way[0])
 
-    error = refused(look, simulator.create_run(), AnonUnavailableError)
+    error = refused(polled, simulator.create_run(), AnonUnavailableError)
 
     assert "TLS certificate not accepted: " in str(error)
     assert said in str(error)
@@ -222,35 +222,35 @@ def test_a_certificate_that_does_not_hold_is_told(
 
 @pytest.mark.parametrize("shown", [None, "stranger.pem"])
 def test_a_client_without_the_right_certificate_is_told_what_the_gateway_says(
-    look, way, connect, gateway, simulator, folder, shown
+    polled, way, connect, gateway, simulator, folder, shown
 ):
     extra = {"client_cert": str(folder / shown)} if shown else {}
     connect(f"https://{HERE}:{gateway['mutual']}", **extra, **way[0])
 
-    error = refused(look, simulator.create_run(), AnonRejectedError)
+    error = refused(polled, simulator.create_run(), AnonRejectedError)
 
     assert error.status_code == 400
     assert simulator.requests == 0
 
 
-def test_plain_http_goes_through_a_proxy(look, connect, proxies, simulator):
+def test_plain_http_goes_through_a_proxy(polled, connect, proxies, simulator):
     proxy = proxies["guarded"]
     before = proxy.log.read_text()
     connect(simulator.url, proxy=with_login(proxy.port, PROXY_PASSWORD))
 
-    assert look(simulator.create_run()).succeeded
+    assert polled(simulator.create_run()).succeeded
     assert f"GET {simulator.url}/" in proxy.log.read_text().removeprefix(before)
 
 
 @pytest.mark.parametrize("login", [None, "wrong"])
-def test_a_proxy_that_lets_nobody_through_is_told(look, connect, gateway, proxies, simulator, clock, login):
+def test_a_proxy_that_lets_nobody_through_is_told(polled, connect, gateway, proxies, simulator, clock, login):
     port = proxies["guarded"].port
     connect(
         f"https://{HERE}:{gateway['good']}",
         proxy=with_login(port, login) if login else f"http://{HERE}:{port}",
     )
 
-    error = refused(look, simulator.create_run(), AnonUnavailableError)
+    error = refused(polled, simulator.create_run(), AnonUnavailableError)
 
     assert "the proxy did not connect" in str(error)
     assert simulator.requests == 0
@@ -259,12 +259,12 @@ def test_a_proxy_that_lets_nobody_through_is_told(look, connect, gateway, proxie
 # tinyproxy asks for a credential with 407, and refuses a wrong one with 401.
 @pytest.mark.parametrize(("login", "status"), [(None, 407), ("wrong", 401)])
 def test_a_proxy_that_lets_nobody_through_is_told_over_plain_http(
-    look, connect, proxies, simulator, login, status
+    polled, connect, proxies, simulator, login, status
 ):
     port = proxies["guarded"].port
     connect(simulator.url, proxy=with_login(port, login) if login else f"http://{HERE}:{port}")
 
-    error = refused(look, simulator.create_run(), AnonRejectedError)
+    error = refused(polled, simulator.create_run(), AnonRejectedError)
 
     assert error.status_code == status
     assert simulator.requests == 0

@@ -63,10 +63,10 @@ def clock():
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_the_hook_reads_every_example(look, prefer, name):
+def test_the_hook_reads_every_example(polled, prefer, name):
     prefer(f"example={name}")
 
-    run = look(RUN_ID)
+    run = polled(RUN_ID)
 
     assert run.to_payload() == EXAMPLES[name]
     assert run.is_known
@@ -76,20 +76,20 @@ def test_the_hook_reads_every_example(look, prefer, name):
     ("status", "error"),
     [(400, AnonRejectedError), (401, AnonAuthenticationError), (404, AnonNotFoundError)],
 )
-def test_the_hook_tells_what_else_the_document_has(look, prefer, clock, status, error):
+def test_the_hook_tells_what_else_the_document_has(polled, prefer, clock, status, error):
     prefer(f"code={status}")
 
     with pytest.raises(error) as caught:
-        look(RUN_ID)
+        polled(RUN_ID)
 
     assert caught.value.status_code == status
 
 
-def test_the_example_is_not_taken_for_another_run(look, prefer, clock):
+def test_the_example_is_not_taken_for_another_run(polled, prefer, clock):
     prefer("example=completed")
 
     with pytest.raises(AnonUnavailableError, match=RUN_ID):
-        look("11111111-2222-4333-8444-555555555555")
+        polled("11111111-2222-4333-8444-555555555555")
 
 
 @pytest.mark.parametrize("mode", MODES)

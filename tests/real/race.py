@@ -22,10 +22,11 @@ from datetime import datetime
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path += [str(HERE), str(HERE.parents[1] / "demo")]
+sys.path += [str(HERE), str(HERE.parent / "system"), str(HERE.parents[1] / "demo")]
 
 from raw_api import RawApi  # noqa: E402
 from scenario import GOOD, MIXED_UP, UNDER_WAY, StockAirflow, body  # noqa: E402
+from variants import VARIANTS, database  # noqa: E402
 
 HEARD = re.compile(
     r"(?P<at>\S+)Z \[info +\] Received executor event with state success for task instance "
@@ -43,10 +44,12 @@ def main() -> None:
         "--together", type=int, default=4, help="how many of each kind are under way at a time"
     )
     parser.add_argument("--busy", type=int, default=os.cpu_count(), help="processes that keep cores busy")
+    parser.add_argument("--postgres", action="store_true", help="not SQLite, which lets one write at a time")
     parser.add_argument("--minutes", type=float, default=60, help="when to begin no more")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, busy(options.busy):
-        print(json.dumps(race(Path(folder), options), indent=1))
+    variant = VARIANTS["postgres" if options.postgres else "core"]
+    with tempfile.TemporaryDirectory() as folder, busy(options.busy), database(variant) as settings:
+        print(json.dumps(race(Path(folder), options, settings), indent=1))
 
 
 @contextmanager
@@ -69,10 +72,10 @@ def spin() -> None:
         sum(range(10**6))
 
 
-def race(home: Path, options: argparse.Namespace) -> dict[str, object]:
+def race(home: Path, options: argparse.Namespace, settings: dict[str, str]) -> dict[str, object]:
     """Return how many waits there were, what became of them, and what the scheduler says."""
     began = time.monotonic()
-    settings = {"AIRFLOW__CORE__PARALLELISM": "32"}  # who may start is to start at once
+    settings |= {"AIRFLOW__CORE__PARALLELISM": "32"}  # who may start is to start at once
     with (
         RawApi() as api,
         StockAirflow(home, HERE / "dags", AIRFLOW_CONN_ANON_DEFAULT=api.connection(), **settings) as airflow,
@@ -85,10 +88,11 @@ def race(home: Path, options: argparse.Namespace) -> dict[str, object]:
                 ids = {way: api.create_run(body(UNDER_WAY), body(GOOD, completed=True)) for way in WAYS}
                 run = airflow.ask("/dags/race/dagRuns", {"logical_date": None, "conf": {"ids": ids}})
                 begun += run is not None
+            airflow.check()
             time.sleep(0.3)
         while under_way(airflow):
+            airflow.check()
             time.sleep(1)
-        airflow.check()
         states = Counter(states_of(airflow))
     told = MIXED_UP.findall((home / "scheduler.log").read_text(errors="replace"))
     lags = sorted(lags_of(home))

@@ -264,7 +264,7 @@ EXAMPLE_DAGS: dict[str, MakeConf | None] = {
     "anon_many_runs": many_runs,
     "anon_map_over_runs": many_runs,
     "anon_taskflow": one_run,
-    "anon_wait_for_a_person": asking_run,
+    "anon_wait_for_user_input": asking_run,
     "anon_wait_for_run": one_run,
     "anon_zero_worker": one_run,
 }

@@ -163,7 +163,7 @@ def test_a_sensor_with_a_required_param_starts_on_a_worker_and_says_why(played, 
 def test_a_run_that_a_task_returns_and_ids_that_are_uuids_arrive(played):
     states = played.states("values")
 
-    assert states == dict.fromkeys(("literal", "make_id", "handed_on", "look", "use_run"), "success")
+    assert states == dict.fromkeys(("literal", "make_id", "handed_on", "poll", "use_run"), "success")
     assert "received a run that is COMPLETED" in played.said("values", "use_run")
 
 

@@ -9,7 +9,7 @@ import requests
 
 from airflow_anon.simulator import MovableClock, Simulator
 
-Look = Callable[[str], requests.Response]
+Poll = Callable[[str], requests.Response]
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def simulator() -> Iterator[Simulator]:
 
 
 @pytest.fixture
-def look(simulator: Simulator) -> Iterator[Look]:
+def polled(simulator: Simulator) -> Iterator[Poll]:
     with requests.Session() as session:
         session.trust_env = False
         yield lambda run_id: session.get(

@@ -68,7 +68,7 @@ def test_the_line_to_paste_is_a_connection(capsys: pytest.CaptureFixture[str]) -
     ("options", "complaint"),
     [
         (["--run", "PENDNG"], "did you mean PENDING?"),
-        (["--run-id", "42=COMPLETED"], "no id of a workflow run"),
+        (["--run-id", "42=COMPLETED"], "not the id of a workflow run"),
         (["--faults", "boom"], "fault 1, 'boom'"),
     ],
 )

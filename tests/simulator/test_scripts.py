@@ -9,12 +9,12 @@ from airflow_anon.simulator.scripts import Fault, FaultKind, Step, parse_faults,
 
 def test_a_script_is_read_step_by_step() -> None:
     steps = parse_script(
-        "MISSING 3 looks, PENDING 500ms, IN_PROGRESS (post, then wait) 1.5s, "
+        "MISSING 3 polls, PENDING 500ms, IN_PROGRESS (post, then wait) 1.5s, "
         "AWAITING_USER_INPUT until answered, FAILED"
     )
 
     assert steps == (
-        Step(None, looks=3),
+        Step(None, polls=3),
         Step("PENDING", seconds=0.5),
         Step("IN_PROGRESS", state="post, then wait", seconds=1.5),
         Step("AWAITING_USER_INPUT", until_answered=True),
@@ -29,8 +29,8 @@ def test_durations_have_units(text: str, seconds: float) -> None:
     assert parse_script(f"PENDING {text}, COMPLETED")[0].seconds == seconds
 
 
-def test_one_look_may_be_written_in_the_singular() -> None:
-    assert parse_script("PENDING 1 look, COMPLETED")[0].looks == 1
+def test_one_poll_may_be_written_in_the_singular() -> None:
+    assert parse_script("PENDING 1 poll, COMPLETED")[0].polls == 1
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ def test_the_last_step_holds_for_ever(script: str, step: Step) -> None:
         ("UNKNOWN:COMPLETED", r"COMPLETED is a known status"),
         ("UNKNOWN:", r"no status"),
         ("PENDING, COMPLETED", r"step 1 .*must say how long it lasts"),
-        ("PENDING 2, COMPLETED", r"'2' is no duration; right are '500ms'"),
-        ("PENDING 0 looks, COMPLETED", r"'0 looks' is no duration"),
-        ("PENDING until asked, COMPLETED", r"'until asked' is no duration"),
+        ("PENDING 2, COMPLETED", r"'2' is not a duration; use '500ms'"),
+        ("PENDING 0 polls, COMPLETED", r"'0 polls' is not a duration"),
+        ("PENDING until asked, COMPLETED", r"'until asked' is not a duration"),
         ("PENDING 2s", r"the last step holds for ever"),
         ("COMPLETED 2s, PENDING", r"has ended stays as it is"),
         ("PENDING 2s, MISSING", r"only the first step can be MISSING"),
@@ -102,8 +102,8 @@ def test_faults_are_read_one_for_each_request() -> None:
         ("status", r"HTTP status"),
         ("503 after=7", r"'after=7'.*retry-after=7"),
         ('503 body="open', r"body"),
-        ("slow", r"'' is no duration"),
-        ("slow down", r"'down' is no duration"),
+        ("slow", r"'' is not a duration"),
+        ("slow down", r"'down' is not a duration"),
         ("hang 2s", r"'2s': hang takes nothing"),
     ],
 )

@@ -18,7 +18,7 @@ import requests
 from airflow_anon.runs import FIELDS
 from airflow_anon.simulator import Simulator
 
-Look = Callable[[str], requests.Response]
+Poll = Callable[[str], requests.Response]
 RUN_ID = "3c90c3cc-0d44-4b50-8888-8dd25736052a"
 OPENAPI = json.loads(
     (Path(__file__).parents[2] / "airflow_anon" / "simulator" / "openapi.json").read_text(encoding="utf-8")
@@ -44,16 +44,16 @@ def assert_conforms(response: requests.Response) -> None:
     ],
 )
 def test_answers_about_runs_conform_to_the_openapi_document(
-    simulator: Simulator, look: Look, script: str
+    simulator: Simulator, polled: Poll, script: str
 ) -> None:
-    response = look(simulator.create_run(script))
+    response = polled(simulator.create_run(script))
 
     assert_conforms(response)
 
 
 @pytest.mark.parametrize(("run_id", "status"), [(RUN_ID, 404), ("42", 400), ("%20" + RUN_ID, 400)])
-def test_answers_about_no_run_conform_too(look: Look, run_id: str, status: int) -> None:
-    response = look(run_id)
+def test_answers_about_no_run_conform_too(polled: Poll, run_id: str, status: int) -> None:
+    response = polled(run_id)
 
     assert response.status_code == status
     assert_conforms(response)
@@ -79,51 +79,51 @@ def test_the_openapi_document_has_the_fields_that_the_package_reads() -> None:
     assert nullable == {name for name, _, may_be_null in FIELDS if may_be_null}
 
 
-def test_a_run_is_seen_on_its_way(simulator: Simulator, look: Look) -> None:
+def test_a_run_is_seen_on_its_way(simulator: Simulator, polled: Poll) -> None:
     run_id = simulator.create_run("PENDING 2s, IN_PROGRESS until answered, COMPLETED")
-    story = [look(run_id).json()["status"]]
+    story = [polled(run_id).json()["status"]]
     simulator.advance(2)
-    story.append(look(run_id).json()["status"])
+    story.append(polled(run_id).json()["status"])
     simulator.answer(run_id)
-    story.append(look(run_id).json()["status"])
+    story.append(polled(run_id).json()["status"])
 
     assert story == ["PENDING", "IN_PROGRESS", "COMPLETED"]
 
 
-def test_a_status_fault_is_answered_once_each(simulator: Simulator, look: Look) -> None:
+def test_a_status_fault_is_answered_once_each(simulator: Simulator, polled: Poll) -> None:
     run_id = simulator.create_run()
     simulator.add_faults('503 x2, 429 retry-after=7, 418 body="tea", 204')
 
-    answers = [look(run_id) for _ in range(6)]
+    answers = [polled(run_id) for _ in range(6)]
 
     assert [answer.status_code for answer in answers] == [503, 503, 429, 418, 204, 200]
     assert answers[2].headers["Retry-After"] == "7"
     assert answers[3].text == "tea"
 
 
-def test_a_fault_of_one_run_leaves_the_others_alone(simulator: Simulator, look: Look) -> None:
+def test_a_fault_of_one_run_leaves_the_others_alone(simulator: Simulator, polled: Poll) -> None:
     spoilt, well = simulator.create_run(), simulator.create_run()
     simulator.add_faults("503", spoilt)
 
-    assert look(well).status_code == 200
-    assert look(spoilt).status_code == 503
+    assert polled(well).status_code == 200
+    assert polled(spoilt).status_code == 503
 
 
-def test_a_request_that_is_turned_down_is_no_look(simulator: Simulator, look: Look) -> None:
-    run_id = simulator.create_run("PENDING 1 look, COMPLETED")
+def test_a_request_that_is_turned_down_is_no_poll(simulator: Simulator, polled: Poll) -> None:
+    run_id = simulator.create_run("PENDING 1 poll, COMPLETED")
     simulator.add_faults("503, html")
 
-    statuses = [look(run_id).status_code, look(run_id).status_code]
+    statuses = [polled(run_id).status_code, polled(run_id).status_code]
 
     assert statuses == [503, 200]
-    assert look(run_id).json()["status"] == "PENDING"
+    assert polled(run_id).json()["status"] == "PENDING"
 
 
-def test_slow_answers_late(simulator: Simulator, look: Look) -> None:
+def test_slow_answers_late(simulator: Simulator, polled: Poll) -> None:
     run_id = simulator.create_run()
     simulator.add_faults("slow 50ms")
 
-    answer = look(run_id)
+    answer = polled(run_id)
 
     assert answer.json()["status"] == "COMPLETED"
     assert answer.elapsed.total_seconds() >= 0.05
@@ -137,11 +137,11 @@ def test_hang_never_answers(simulator: Simulator) -> None:
 
 
 @pytest.mark.parametrize("fault", ["drip 0.1ms", "drip-headers 0.1ms"])
-def test_a_dripping_answer_is_whole_in_the_end(simulator: Simulator, look: Look, fault: str) -> None:
+def test_a_dripping_answer_is_whole_in_the_end(simulator: Simulator, polled: Poll, fault: str) -> None:
     run_id = simulator.create_run()
     simulator.add_faults(fault)
 
-    assert look(run_id).json()["id"] == run_id
+    assert polled(run_id).json()["id"] == run_id
 
 
 def test_drip_sends_the_headers_at_once_and_the_body_byte_by_byte(simulator: Simulator) -> None:
@@ -193,35 +193,35 @@ def test_reset_breaks_the_connection(simulator: Simulator) -> None:
 
 
 @pytest.mark.parametrize("fault", ["garbage", "html", "empty"])
-def test_some_answers_are_no_json(simulator: Simulator, look: Look, fault: str) -> None:
+def test_some_answers_are_no_json(simulator: Simulator, polled: Poll, fault: str) -> None:
     simulator.add_faults(fault)
 
-    answer = look(simulator.create_run())
+    answer = polled(simulator.create_run())
 
     assert answer.status_code == 200
     with pytest.raises(requests.exceptions.JSONDecodeError):
         answer.json()
 
 
-def test_wrong_id_tells_of_another_run(simulator: Simulator, look: Look) -> None:
+def test_wrong_id_tells_of_another_run(simulator: Simulator, polled: Poll) -> None:
     run_id = simulator.create_run()
     simulator.add_faults("wrong-id x2")
 
-    answer = look(run_id)
+    answer = polled(run_id)
 
     assert_conforms(answer)
     assert answer.json()["id"] != run_id
-    assert look(RUN_ID).status_code == 404
+    assert polled(RUN_ID).status_code == 404
 
 
 @pytest.mark.parametrize(
     ("fault", "header"), [("huge", "Content-Length"), ("huge-chunked", "Transfer-Encoding")]
 )
-def test_huge_is_a_right_answer_of_2_mib(simulator: Simulator, look: Look, fault: str, header: str) -> None:
+def test_huge_is_a_right_answer_of_2_mib(simulator: Simulator, polled: Poll, fault: str, header: str) -> None:
     run_id = simulator.create_run()
     simulator.add_faults(fault)
 
-    answer = look(run_id)
+    answer = polled(run_id)
 
     assert len(answer.content) == 2 * 1024 * 1024
     assert answer.json()["id"] == run_id
@@ -268,20 +268,20 @@ def test_who_shows_no_or_a_wrong_credential_gets_401(
     assert_conforms(answers[1])
 
 
-def test_a_token_can_be_rotated(simulator: Simulator, look: Look) -> None:
+def test_a_token_can_be_rotated(simulator: Simulator, polled: Poll) -> None:
     run_id = simulator.create_run()
     simulator.token = "new"
 
     assert simulator.token == "new"
-    assert look(run_id).status_code == 401
+    assert polled(run_id).status_code == 401
 
 
-def test_requests_and_connections_are_counted(simulator: Simulator, look: Look) -> None:
+def test_requests_and_connections_are_counted(simulator: Simulator, polled: Poll) -> None:
     first, second = simulator.create_run(), simulator.create_run()
     before = time.monotonic()
-    look(first)
-    look(first)
-    look(second.upper())
+    polled(first)
+    polled(first)
+    polled(second.upper())
     requests.get(f"{simulator.url}/api/v2/workflow-runs/{second}", timeout=2, headers={"X-Who": "me"})
 
     assert (simulator.requests, simulator.connections) == (4, 2)
@@ -299,18 +299,18 @@ def test_asking_the_simulator_itself_is_not_counted(simulator: Simulator) -> Non
     assert (simulator.requests, simulator.connections) == (0, 0)
 
 
-def test_dropped_connections_are_opened_anew(simulator: Simulator, look: Look) -> None:
+def test_dropped_connections_are_opened_anew(simulator: Simulator, polled: Poll) -> None:
     run_id = simulator.create_run()
-    look(run_id)
+    polled(run_id)
     simulator.drop_connections()
 
-    assert look(run_id).status_code == 200
+    assert polled(run_id).status_code == 200
     assert simulator.connections == 2
 
 
-def test_in_an_outage_connections_are_refused_until_it_is_over(simulator: Simulator, look: Look) -> None:
+def test_in_an_outage_connections_are_refused_until_it_is_over(simulator: Simulator, polled: Poll) -> None:
     run_id = simulator.create_run()
-    look(run_id)
+    polled(run_id)
     port = simulator.port
     simulator.outage(30)
     with pytest.raises(ConnectionRefusedError):
@@ -321,7 +321,7 @@ def test_in_an_outage_connections_are_refused_until_it_is_over(simulator: Simula
 
     simulator.advance(1)
 
-    assert look(run_id).status_code == 200
+    assert polled(run_id).status_code == 200
     assert simulator.port == port
 
 
@@ -355,15 +355,15 @@ def test_an_outage_by_the_real_clock_ends_by_itself() -> None:
 
 
 @pytest.mark.parametrize("kind", ["503", "429"])
-def test_an_outage_can_turn_every_request_down(simulator: Simulator, look: Look, kind: str) -> None:
+def test_an_outage_can_turn_every_request_down(simulator: Simulator, polled: Poll, kind: str) -> None:
     run_id = simulator.create_run()
     simulator.start_outage(kind, retry_after="7")
-    answers = [look(run_id), look(run_id)]
+    answers = [polled(run_id), polled(run_id)]
     simulator.stop_outage()
 
     assert [answer.status_code for answer in answers] == [int(kind), int(kind)]
     assert answers[0].headers["Retry-After"] == "7"
-    assert look(run_id).status_code == 200
+    assert polled(run_id).status_code == 200
 
 
 @pytest.mark.parametrize("base_path", ["/anon", "anon/", "/anon/"])

@@ -101,7 +101,7 @@ def test_runs_can_be_watched_and_ended() -> None:
 def test_a_mistake_is_raised_where_it_was_made(simulator: Simulator) -> None:
     with pytest.raises(ValueError, match="did you mean"):
         simulator.create_run("PENDNG")
-    with pytest.raises(ValueError, match="no kind of outage"):
+    with pytest.raises(ValueError, match="not a kind of outage"):
         simulator.start_outage("504")
     with pytest.raises(LookupError, match="there is no run"):
         simulator.run("3c90c3cc-0d44-4b50-8888-8dd25736052a")

@@ -25,7 +25,7 @@ def world(clock: MovableClock) -> World:
 
 
 def seen(world: World, run_id: str) -> dict[str, Any]:
-    payload = world.look(run_id)
+    payload = world.poll(run_id)
     assert payload is not None
     return payload
 
@@ -59,13 +59,18 @@ def test_the_times_of_a_run_are_those_of_its_script(world: World, clock: Movable
     )
 
 
-def test_a_step_may_last_for_some_looks(world: World) -> None:
-    run_id = world.create_run("MISSING 1 look, PENDING 2 looks, COMPLETED")
+def test_a_step_may_last_for_some_polls(world: World) -> None:
+    run_id = world.create_run("MISSING 1 poll, PENDING 2 polls, COMPLETED")
 
-    looks = [world.look(run_id) for _ in range(5)]
+    polls = [world.poll(run_id) for _ in range(5)]
 
-    assert looks[0] is None
-    assert [look["status"] for look in looks[1:] if look] == ["PENDING", "PENDING", "COMPLETED", "COMPLETED"]
+    assert polls[0] is None
+    assert [polled["status"] for polled in polls[1:] if polled] == [
+        "PENDING",
+        "PENDING",
+        "COMPLETED",
+        "COMPLETED",
+    ]
 
 
 def test_a_run_waits_until_it_is_answered(world: World, clock: MovableClock) -> None:
@@ -117,7 +122,7 @@ def test_an_id_is_used_once(world: World) -> None:
 
 
 def test_an_id_must_be_one_of_the_api(world: World) -> None:
-    with pytest.raises(ValueError, match="no id of a workflow run"):
+    with pytest.raises(ValueError, match="not the id of a workflow run"):
         world.create_run("COMPLETED", "42")
 
 
@@ -178,7 +183,7 @@ def test_an_outage_ends_by_the_clock(world: World, clock: MovableClock) -> None:
 
 
 def test_an_unknown_kind_of_outage_is_refused() -> None:
-    with pytest.raises(ValueError, match="right are refused, 503, 429"):
+    with pytest.raises(ValueError, match="use refused, 503, 429"):
         OutageKind.parse("504")
 
 

@@ -44,9 +44,9 @@ class Storm:
     together: int
     """runs that one task waits for, where it waits for many"""
     interval: float
-    """seconds between two looks"""
+    """seconds between two polls"""
     slow_interval: float
-    """the same for sensors in reschedule mode, which start on a worker for each look"""
+    """the same for sensors in reschedule mode, which start on a worker for each poll"""
     database_away: float
     """seconds that the database is away"""
     outage: float
@@ -289,9 +289,9 @@ def _wait_for_start(system: System, groups: list[Group]) -> None:
 
     def all_begun() -> bool:
         begun = sum(system.database.count(group, *states) for group in groups)
-        looked_at = system.runs.requests()
+        polled = system.runs.requests()
         return begun == sum(len(group.tasks) for group in groups) and all(
-            looked_at[wait.id] for group in groups for wait in group.waits
+            polled[wait.id] for group in groups for wait in group.waits
         )
 
     system.wait_until("all waits begin", all_begun, patience=1800)

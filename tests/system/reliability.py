@@ -37,7 +37,7 @@ TEXT = """\
 # Reliability
 
 What became of {waits} waits in a production-like Airflow while one thing after the other went wrong. The figures are
-of {day}, taken by `{command}` and written by `make reliability`.
+of {day}, taken by `{command}` and written by `nox -s reliability`.
 
 {versions}.
 
@@ -55,7 +55,7 @@ gets it. {reads} further tasks, one for each run of a DAG or mapped task, read w
 PostgreSQL as metadata database, `CeleryExecutor` on Redis with two workers of {slots} slots, two triggerers, scheduler, API
 server and DAG processor, each a process of its own on one machine. The API is the bundled simulator. Its runs end
 well, with no action taken, or badly, a tenth of them during each fault and the rest after the last. Shares are what one
-machine can start on its workers: a wait in poke mode takes a slot for all its time, and each look in reschedule mode is
+machine can start on its workers: a wait in poke mode takes a slot for all its time, and each poll in reschedule mode is
 the start of a task.
 
 | kind of wait | waits | tasks | interval | lost | false green | false red |
@@ -80,7 +80,7 @@ three times; at any other time none may end, and no triggerer may ever tell of a
 
 ## What the API was asked
 
-A request storm would show here: in each interval a wait may look once, be the API back after an outage or not.
+A request storm would show here: in each interval a wait may poll once, be the API back after an outage or not.
 
 | stretch | seconds | waits under way | requests | by the triggerers | most in a second | for each wait |
 |---|---|---|---|---|---|---|
@@ -108,7 +108,7 @@ load of 35 on 2 cores it took up to 15 s, and waits that ended that quickly fail
 ```sh
 make test-system                # 80 waits, some five minutes
 make test-system SIZE=--full    # 1,000 waits, every fault lasts a minute; some 15 minutes
-make reliability                # this page, from the run before
+.venv/bin/nox -s reliability    # this page, from the run before
 ```
 
 Linux with Python is enough; as root, PostgreSQL and Redis are installed from Debian's packages if they are missing, and

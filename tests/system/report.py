@@ -48,7 +48,7 @@ def summary(results: list[dict[str, Any]], facts: dict[str, Any]) -> str:
         lines.append(
             f"{kind}: {figures['cpu_per_wait'] * 1000:.0f} ms of CPU for a wait ({_times(figures['cpu_ratio'])} the peer's), "
             f"{figures['worker_starts_per_wait']:g} worker starts, ends {figures['lag']:.2f} s "
-            f"after the look that saw the end ({_times(figures['lag_ratio'])} the peer's)"
+            f"after the poll that saw the end ({_times(figures['lag_ratio'])} the peer's)"
         )
     lines += [_told(window) for window in facts.get("windows", ())]
     lines += [_excused(cause, count) for cause, count in facts.get("excuses", {}).items()]

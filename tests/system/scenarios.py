@@ -48,7 +48,7 @@ class Scale:
     old: int
     """waits that outlive a release"""
     interval: float
-    """seconds between two looks"""
+    """seconds between two polls"""
     rounds: int = 1
     """how often the CPU is measured"""
 
@@ -292,7 +292,7 @@ def _measure(system: System, name: str, group: Group, idle: dict[str, float]) ->
     system.wait_for_deferral([group])
     begun = time.monotonic() - start
     time.sleep(max(0.0, start + system.scale.steady - time.monotonic()))
-    # They end together, but at any moment of the interval: looks that go in step see no end at once.
+    # They end together, but at any moment of the interval: polls that go in step see no end at once.
     system.runs.finish_over(group.waits, system.scale.interval, system.chance).join()
     system.wait_for_end([group])
     time.sleep(3)

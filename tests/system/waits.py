@@ -229,15 +229,15 @@ class Runs:
 
     def _note_ends(self) -> None:
         """Note when each run's end was first seen by whoever waits for it."""
-        look = self.simulator._world.look
+        poll = self.simulator._world.poll
 
         def noting(run_id: str) -> dict[str, Any] | None:
-            shown = look(run_id)
+            shown = poll(run_id)
             if shown is not None and shown["completedAt"]:
                 self.seen_at.setdefault(run_id, time.time())
             return shown
 
-        self.simulator._world.look = noting
+        self.simulator._world.poll = noting
 
     def begin(self, group: Group) -> None:
         """Start the runs of a group."""
@@ -373,7 +373,7 @@ def judge(
     """
     Compare what became of the waits of a group with what should have become of them.
 
-    A *delay* is from a run's end to its task's; a *lag* only from the look that saw the end.
+    A *delay* is from a run's end to its task's; a *lag* only from the poll that saw the end.
 
     :param excused: by cause, the tries that prove nothing.
     """

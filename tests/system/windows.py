@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from waits import Group, Runs
 
-# In each interval a wait looks once, but a task that was begun anew looks at once.
+# In each interval a wait polls once, but a task that was begun anew polls at once.
 MOST_PER_WAIT = 1.2
 # A wait whose token is refused reads the connection, and asks again if that has changed.
 MOST_PER_WAIT_WITH_OLD_TOKEN = 2.2
@@ -60,7 +60,7 @@ class Meter:
     """
     Counts the requests of one window after the other.
 
-    :param interval: the shortest pause of a wait between two looks.
+    :param interval: the shortest pause of a wait between two polls.
     """
 
     def __init__(self, runs: Runs, groups: list[Group], interval: float) -> None:

@@ -27,7 +27,7 @@ with DAG("invoices", schedule=None):
             workflow_run_id=f"{{{{ dag_run.conf['{name}'] }}}}",
             **{"poke_interval": 1, "timeout": 3600, **options},
         )
-    AnonWorkflowRunOperator(task_id="look", workflow_run_id="{{ dag_run.conf['look'] }}")
+    AnonWorkflowRunOperator(task_id="poll", workflow_run_id="{{ dag_run.conf['poll'] }}")
     AnonWorkflowRunSensor.partial(task_id="mapped", deferrable=True, poke_interval=1, timeout=3600).expand(
         workflow_run_id=start_runs()
     )

@@ -21,7 +21,7 @@ def make_id() -> UUID:
 
 
 @task
-def look(workflow_run_id: UUID) -> WorkflowRun:
+def poll(workflow_run_id: UUID) -> WorkflowRun:
     """Return the run as an object."""
     return AnonHook().get_workflow_run(workflow_run_id)
 
@@ -41,5 +41,5 @@ with DAG("values", schedule=None, default_args=DEFAULTS):
     )
     made = make_id()
     handed_on = AnonWorkflowRunSensor(task_id="handed_on", workflow_run_id=made, mode="poke")
-    handed_on >> (looked := look(made))
-    use_run(looked)
+    handed_on >> (polled := poll(made))
+    use_run(polled)

@@ -14,7 +14,7 @@ from airflow_anon.runs import WorkflowRun, WorkflowRunStatus
 from airflow_anon.sensors import AnonWorkflowRunSensor
 
 
-def tell(context: Context) -> None:
+def notify(context: Context) -> None:
     """Say that a person is waited for."""
     print(context["workflow_run"])  # type: ignore[typeddict-item]  # Airflow does not know this key
 
@@ -41,7 +41,7 @@ with DAG("every_mode", schedule=None):
         poke_interval=15,  # likewise
         timeout=300,
         outage_tolerance=timedelta(minutes=2),
-        on_awaiting_user_input_callback=[tell],
+        on_awaiting_user_input_callback=[notify],
         user_input_timeout=60,
     )
     without_worker = AnonWorkflowRunSensor(
@@ -56,7 +56,7 @@ with DAG("every_mode", schedule=None):
 
     @task
     def hooks(run: dict[str, Any]) -> str:
-        """Look once more, by hand."""
+        """Poll once more, by hand."""
         try:
             found: WorkflowRun = AnonHook().wait_for_workflow_run(run["id"], poke_interval=1, timeout=60)
         except (AnonError, AnonWorkflowRunFailedError) as error:

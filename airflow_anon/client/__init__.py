@@ -1,0 +1,1 @@
+"""All I/O: how a worker and a triggerer speak to the API."""

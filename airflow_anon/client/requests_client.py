@@ -1,0 +1,167 @@
+"""The client of a worker: carries a flow out with ``requests``, over one connection that it keeps alive."""
+
+from __future__ import annotations
+
+import http.client
+import random
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+
+from airflow_anon.client.adapter import Adapter, Clock
+from airflow_anon.client.network import LONGEST_BODY, TOO_LONG, Troubles, excerpt_of, explain, proxy_for
+from airflow_anon.core.errors import AnonConfigurationError
+from airflow_anon.core.flow import NoResponse, ReloadConnection, Reply, Request, Response, Sleep, Step
+
+if TYPE_CHECKING:
+    from airflow_anon.client.endpoint import Endpoint
+    from airflow_anon.client.network import Listener
+    from airflow_anon.core.flow import Flow, LogLine
+
+T = TypeVar("T")
+
+TROUBLES = Troubles()
+
+
+class Client:
+    """
+    Speaks to one endpoint with ``requests``, over one connection that it keeps alive.
+
+    :param listener: hears of every answer.
+    """
+
+    def __init__(self, endpoint: Endpoint, listener: Listener | None = None) -> None:
+        self.clock = Clock()
+        self.listener = listener
+        self._open(endpoint)
+
+    def _open(self, endpoint: Endpoint) -> None:
+        try:
+            self._open_session(endpoint)
+        except AnonConfigurationError as error:
+            raise error.with_traceback(None) from error.__cause__  # the variables may hold a proxy's password
+
+    def _open_session(self, endpoint: Endpoint) -> None:
+        proxy = proxy_for(endpoint)
+        session = requests.Session()
+        session.trust_env = False
+        # Even for a redirect that is not followed, requests would read its body and its Location.
+        session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]  # noqa: ARG005
+        session.mount(f"{urlsplit(endpoint.base_url).scheme}://", Adapter(endpoint, proxy, self.clock))
+        # All or nothing: a credential must not go out without the proxy and the TLS settings that belong to it.
+        self.endpoint, self.session = endpoint, session
+        self.proxies = {"http": proxy, "https": proxy} if proxy else {}
+
+    def reload(self, endpoint: Endpoint) -> bool:
+        """
+        Go on with another endpoint; say whether it is another.
+
+        :raises AnonConfigurationError: it makes no sense, and the client is as it was.
+        """
+        if endpoint == self.endpoint:
+            return False
+        before = self.session
+        self._open(endpoint)
+        before.close()
+        return True
+
+    def send(self, request: Request) -> Response | NoResponse:
+        """Send a request and wait for the answer; trouble comes back as a :class:`NoResponse`."""
+        reply = self._ask(request)
+        if self.listener is not None:
+            self.listener.observe(reply)
+        return reply
+
+    def _ask(self, request: Request) -> Response | NoResponse:
+        url = self.endpoint.url(request.path)
+        sent_at = time.time()
+        self.clock.ends_at = time.monotonic() + self.endpoint.timeout
+        try:
+            status, headers, body = self._get(url)
+        except (urllib3.exceptions.HTTPError, OSError, http.client.HTTPException, ValueError) as error:
+            reason = explain(error, TROUBLES, has_proxy=bool(self.proxies))
+            return NoResponse(reason, sent_at, time.time(), url, self.endpoint.conn_id)
+        if body is None:
+            return NoResponse(TOO_LONG, sent_at, time.time(), url, self.endpoint.conn_id)
+        excerpt = excerpt_of(self.endpoint, status, body)
+        return Response(status, headers, body, sent_at, time.time(), url, self.endpoint.conn_id, excerpt)
+
+    def _get(self, url: str) -> tuple[int, Any, bytes | None]:
+        prepared = requests.Request("GET", url, headers=dict(self.endpoint.headers)).prepare()
+        try:
+            response = self._send(prepared)
+        except requests.ConnectionError as error:
+            # Asked once more, as aiohttp does: mostly it was an idle connection that the server closed.
+            if not self.clock.is_sent or explain(error, TROUBLES) != "connection lost":
+                raise
+            response = self._send(prepared)
+        with response:
+            return response.status_code, response.headers, self._body(response)
+
+    def _send(self, prepared: requests.PreparedRequest) -> requests.Response:
+        left = self.clock.left()
+        self.clock.is_sent = False
+        return self.session.send(
+            prepared, stream=True, allow_redirects=False, timeout=(left, left), proxies=self.proxies
+        )
+
+    @staticmethod
+    def _body(response: requests.Response) -> bytes | None:
+        if (response.raw.length_remaining or 0) > LONGEST_BODY:
+            return None
+        body = b""
+        # The last read, which finds nothing, is the one that notices a body cut short.
+        while chunk := response.raw.read(LONGEST_BODY + 1 - len(body), decode_content=False):
+            body += chunk
+        return body if len(body) <= LONGEST_BODY else None
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.session.close()
+        if self.listener is not None:
+            self.listener.flush()
+
+
+def drive(
+    send: Callable[[Request], Response | NoResponse],
+    flow: Flow[T],
+    *,
+    log_line: Callable[[LogLine], None],
+    reload: Callable[[], bool],
+) -> T:
+    """
+    Carry a flow out and return its result.
+
+    :param send: sends a request and waits for the answer.
+    :param log_line: takes each line for the log.
+    :param reload: reads the connection again and says whether anything in it has changed.
+    """
+    reply: Reply = None
+    while True:
+        try:
+            step = flow.send(reply)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        reply = _carry_out(send, step, log_line, reload)
+
+
+def _carry_out(
+    send: Callable[[Request], Response | NoResponse],
+    step: Step,
+    log_line: Callable[[LogLine], None],
+    reload: Callable[[], bool],
+) -> Reply:
+    if isinstance(step, Request):
+        return send(step)
+    if isinstance(step, ReloadConnection):
+        return reload()
+    if isinstance(step, Sleep):
+        time.sleep(step.seconds + random.uniform(0.0, step.spread))  # noqa: S311  spreads load
+    else:
+        for line in step.lines:
+            log_line(line)
+    return None

@@ -1,0 +1,1 @@
+"""Every decision of a wait. No I/O, no clock, no log, no Airflow."""

@@ -1,0 +1,240 @@
+"""
+How a wait goes: one poll, patience, the next poll.
+
+No I/O, no sleep, no log, no clock, no Airflow: see ``flow``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from airflow_anon.core.answers import ROWS, Answer, CachedRun, Verdict, interpret
+from airflow_anon.core.flow import Flow, Log, LogLine, ReloadConnection, Request, Sleep
+from airflow_anon.core.ids import path_of
+from airflow_anon.core.messages import (
+    beginning,
+    duration,
+    lost_contact,
+    no_answer,
+    rejection,
+    reminder,
+    unfit,
+)
+from airflow_anon.core.policy import WaitPolicy, limit_of, pause_after, spread_pause
+from airflow_anon.core.state import WaitState
+from airflow_anon.runs import WorkflowRun
+
+FIRST_POLL_PATIENCE = 60.0
+FIRST_POLL_DELAYS = (1.0, 2.0, 4.0, 8.0, 15.0)
+FIRST_BACKOFF = 1.0
+LONGEST_BACKOFF = 60.0
+SPREAD_OF_BACKOFF = 0.25
+# Kept among the unknown statuses that the log was told of; with its blanks it can be none of them.
+UNFIT = "JSON that Airflow cannot carry"
+
+
+class Outcome(Enum):
+    """What a wait knows after a poll."""
+
+    WAITING = "waiting"
+    OVER = "over"
+    TIMEOUT = "timeout"
+    USER_INPUT_TIMEOUT = "user_input_timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class PollResult:
+    """
+    What one poll came to.
+
+    :param run: the run as just seen; None if the poll went unanswered.
+    :param at: when, in seconds since the epoch.
+    :param pause: how long to leave the run alone, if the wait goes on.
+    :param asks_for_input: whether the run has begun to wait for user input since the poll before.
+    :param known: the run, together with the bytes that it was read from.
+    """
+
+    outcome: Outcome
+    at: float
+    run: WorkflowRun | None = None
+    pause: Sleep = field(default=Sleep(0.0))
+    asks_for_input: bool = False
+    lines: tuple[LogLine, ...] = ()
+    known: CachedRun | None = field(default=None, repr=False)
+
+
+def fetch_run(workflow_run_id: str) -> Flow[WorkflowRun]:
+    """
+    Poll once, whatever the run's status, riding out short disturbances.
+
+    :raises AnonError: there is no such run, or no answer.
+    """
+    polled = yield from poll(WaitPolicy(workflow_run_id), WaitState())
+    if polled.run is None:  # pragma: no cover  for the type checker
+        raise AssertionError("a first poll either sees the run or raises")
+    return polled.run
+
+
+def wait_for_run(
+    policy: WaitPolicy,
+    state: WaitState,
+    *,
+    delay: float = 0.0,
+    before: PollResult | None = None,
+    stop_for_input: bool = False,
+) -> Flow[PollResult]:
+    """
+    Poll until the wait ends and return the last poll.
+
+    :param delay: seconds before the first poll.
+    :param before: a poll that has been taken already.
+    :param stop_for_input: return also when the run has begun to wait for user input.
+    :raises AnonError: the wait cannot go on.
+    """
+    if delay > 0:
+        yield Sleep(delay)
+    polled = before or (yield from poll(policy, state))
+    before = None  # a wait is mostly asleep: it keeps little meanwhile
+    while True:
+        if polled.outcome is not Outcome.WAITING or (stop_for_input and polled.asks_for_input):
+            return polled
+        known, pause = polled.known, polled.pause
+        del polled
+        yield pause
+        polled = yield from poll(policy, state, known)
+
+
+def poll(
+    policy: WaitPolicy, state: WaitState, known: CachedRun | None = None, *, is_last: bool = False
+) -> Flow[PollResult]:
+    """
+    Poll once, log what there is to say, and return what it came to.
+
+    A first poll asks again for a while before it gives up; every later one asks once.
+
+    :param known: what the poll before came to, if it is at hand.
+    :param is_last: whether patience was spent elsewhere: the log is not told that there is any left.
+    :raises AnonError: the wait cannot go on.
+    """
+    answer = yield from _ask(policy.workflow_run_id, known)
+    if state.seen_at is None:
+        answer = yield from _insist(policy, answer)
+    polled = judge(policy, state, answer)
+    lines = polled.lines
+    if is_last and polled.run is None:
+        lines = (LogLine("warning", f"{no_answer(answer)}."),)
+    if lines:
+        yield Log(lines)
+    return polled
+
+
+def _ask(workflow_run_id: str, known: CachedRun | None = None) -> Flow[Answer]:
+    """
+    Ask for a run; a credential that is refused may be an old one, from before it was rotated.
+
+    With a new one it is asked again, which counts as sent when the first request was.
+    """
+    request = Request(path_of(workflow_run_id))
+    answer = interpret((yield request), workflow_run_id, known)
+    if ROWS[answer.kind].reloads and (yield ReloadConnection()):
+        sent_at = answer.reply.sent_at
+        answer = interpret((yield request), workflow_run_id)
+        answer = replace(answer, reply=replace(answer.reply, sent_at=sent_at))
+    return answer
+
+
+def _insist(policy: WaitPolicy, answer: Answer) -> Flow[Answer]:
+    asked_at = answer.reply.sent_at
+    delays = iter(FIRST_POLL_DELAYS)
+    while ROWS[answer.kind].insists:
+        limit = min(asked_at + _first_poll_patience(policy, answer), policy.deadline)
+        if answer.at >= limit:
+            break
+        yield Log((LogLine("warning", f"No run yet: {answer.source}; asking again for a while."),))
+        delay = max(next(delays, FIRST_POLL_DELAYS[-1]), answer.retry_after)
+        yield spread_pause(delay, limit - answer.at, SPREAD_OF_BACKOFF)
+        answer = yield from _ask(policy.workflow_run_id)
+    return answer
+
+
+def _first_poll_patience(policy: WaitPolicy, answer: Answer) -> float:
+    """Return how long a first poll asks again; while the API is left alone, nobody learns whether it answers."""
+    return max(FIRST_POLL_PATIENCE, policy.outage_tolerance if answer.reply.is_remembered else 0.0)
+
+
+def judge(policy: WaitPolicy, state: WaitState, answer: Answer) -> PollResult:
+    """
+    Say what *answer* means for the wait, and take it into *state*.
+
+    :raises AnonError: the wait cannot go on.
+    """
+    if answer.run is not None:
+        return _judge_run(policy, state, answer, answer.run)
+    row = ROWS[answer.kind]
+    if (row.unseen if state.seen_at is None else row.seen) is Verdict.FAIL:
+        raise rejection(policy.workflow_run_id, answer, state)
+    return _judge_trouble(policy, state, answer)
+
+
+def _judge_run(policy: WaitPolicy, state: WaitState, answer: Answer, run: WorkflowRun) -> PollResult:
+    first = state.seen_at is None
+    lines, asks_for_input = state.saw(run, answer.at, _unchanged_for(run, answer))
+    if answer.unfit and state.warns_of(UNFIT):
+        lines.append(unfit(answer.unfit))
+    limit = limit_of(policy, state.awaiting_since)
+    if run.is_over:
+        outcome = Outcome.OVER
+    elif answer.at < limit:
+        outcome = Outcome.WAITING
+        lines = (
+            [beginning(policy, state, run), *lines] if first else lines or reminder(policy, state, answer.at)
+        )
+    else:
+        outcome = Outcome.TIMEOUT if answer.at >= policy.deadline else Outcome.USER_INPUT_TIMEOUT
+    if lines:
+        state.last_logged_at = answer.at
+    pause = pause_after(policy, state.awaiting_since, answer.at)
+    return PollResult(outcome, answer.at, run, pause, asks_for_input, tuple(lines), answer.known)
+
+
+def _judge_trouble(policy: WaitPolicy, state: WaitState, answer: Answer) -> PollResult:
+    state.failed(answer.trouble, answer.at)
+    if answer.at >= policy.deadline:
+        return PollResult(Outcome.TIMEOUT, answer.at)
+    patience_ends = _patience_ends(policy, state)
+    if answer.at >= patience_ends:
+        raise lost_contact(policy, state, answer)
+    backoff = min(FIRST_BACKOFF * 2.0 ** min(state.consecutive_failures - 1, 16), LONGEST_BACKOFF)
+    pause = spread_pause(
+        max(policy.interval(answer.at), backoff, answer.retry_after),
+        min(
+            end
+            for end in (policy.deadline, patience_ends, limit_of(policy, state.awaiting_since))
+            if end > answer.at
+        )
+        - answer.at,
+        SPREAD_OF_BACKOFF,
+    )
+    lines = reminder(policy, state, answer.at)
+    if state.consecutive_failures == 1:
+        left = duration(patience_ends - answer.at)
+        lines = [LogLine("warning", f"{no_answer(answer)}; giving up after {left} without contact.")]
+    if lines:
+        state.last_logged_at = answer.at
+    return PollResult(Outcome.WAITING, answer.at, pause=pause, lines=tuple(lines))
+
+
+def _patience_ends(policy: WaitPolicy, state: WaitState) -> float:
+    """Return when contact counts as lost; a run that was never seen has had its patience before."""
+    if state.seen_at is None:
+        return state.failing_since
+    # A pause between two polls may be longer than the tolerance: one missed poll is no outage yet.
+    grace = min(policy.outage_tolerance, FIRST_POLL_PATIENCE)
+    return max(state.seen_at + policy.outage_tolerance, state.failing_since + grace)
+
+
+def _unchanged_for(run: WorkflowRun, answer: Answer) -> float | None:
+    """Return for how long the run has been as it is, by the API's clock alone: ours may be off."""
+    api_time = answer.api_time if run.awaits_user_input else None
+    return None if api_time is None else max(api_time - run.updated_at.timestamp(), 0.0)

@@ -1,0 +1,1 @@
+"""What a task needs of Airflow around a wait."""
