@@ -148,8 +148,8 @@ class WorkflowRun:
 
     @property
     def failed(self) -> bool:
-        """Whether the run ended as ``FAILED``."""
-        return self.status == WorkflowRunStatus.FAILED
+        """Whether the run ended in a status that this version knows, and not well."""
+        return self.is_known and self.is_over and not self.succeeded
 
     @property
     def took_no_action(self) -> bool:

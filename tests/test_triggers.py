@@ -31,6 +31,7 @@ from airflow_anon.task import result
 from airflow_anon.triggers import AnonWorkflowRunsTrigger, AnonWorkflowRunTrigger, arguments_of
 
 pytestmark = [
+    pytest.mark.usefixtures("cheap_collections"),
     pytest.mark.filterwarnings("error::ResourceWarning"),
     pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning"),
 ]

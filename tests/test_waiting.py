@@ -10,6 +10,7 @@ from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSki
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS, AIRFLOW_V_3_3_PLUS
 from carry_out import MODES, carry_out
 
+from airflow_anon.core.answers import TABLE, AnswerKind, Verdict
 from airflow_anon.exceptions import (
     AnonAuthenticationError,
     AnonConfigurationError,
@@ -208,6 +209,12 @@ def test_a_timeout_is_skipped_with_soft_fail(wait, simulator):
     assert (story.state, type(story.error)) == ("skipped", AirflowSkipException)
 
 
+def airflow_keeps_the_link(mode):
+    """Say whether Airflow does, at the end of a start on a worker, before we would."""
+    starts_in_triggerer = AIRFLOW_V_3_3_PLUS and mode in {"from the trigger", "without a worker"}
+    return AIRFLOW_V_3_0_PLUS and mode != "poke" and not starts_in_triggerer
+
+
 @pytest.mark.parametrize("sensor", ["one"], indirect=True)
 def test_the_link_is_kept_while_the_task_waits(wait, mode, simulator, clock, monkeypatch):
     template = "https://app.example/{workflow_id}/runs/{id}"
@@ -220,10 +227,9 @@ def test_the_link_is_kept_while_the_task_waits(wait, mode, simulator, clock, mon
 
     assert story.state == "success", story.error
     assert {link.url for link in story.links} == {f"https://app.example/{workflow_id}/runs/{run_id}"}
-    assert story.links[0].at - began < 1
+    assert story.links[0].at - began < 30  # before a second poll
     assert len(story.links) == (1 if AIRFLOW_V_3_0_PLUS or mode != "reschedule" else story.starts)
-    leaves = mode in {"reschedule", "deferred"} or (not AIRFLOW_V_3_3_PLUS and mode != "poke")
-    assert (story.links[0].where == "airflow") is bool(AIRFLOW_V_3_0_PLUS and leaves)
+    assert (story.links[0].where == "airflow") is airflow_keeps_the_link(mode)
 
 
 def test_a_rescheduled_sensor_that_stays_on_its_worker_keeps_its_link_itself(simulator, clock):
@@ -263,10 +269,35 @@ def test_a_link_that_cannot_be_kept_is_told_and_changes_nothing(wait, mode, simu
     assert story.state == "success", story.error
     assert story.xcom == simulator.run(run_id)
     told = [line for line in story.log if "The link to the run could not be kept" in line]
-    if AIRFLOW_V_3_0_PLUS and mode in {"reschedule", "deferred"}:  # Airflow keeps it, not we
+    if airflow_keeps_the_link(mode):
         assert told == []
     else:
         assert len(told) == (story.starts if mode == "reschedule" else 1)
+
+
+SAMPLES = {
+    AnswerKind.UNAUTHORIZED: "401",
+    AnswerKind.NOT_FOUND: "404",
+    AnswerKind.TRANSIENT: "503",
+    AnswerKind.REJECTED: "410",
+}
+
+
+@pytest.mark.parametrize("was_seen", [False, True], ids=["unseen", "seen"])
+@pytest.mark.parametrize("row", TABLE[1:], ids=lambda row: row.kind.name)
+def test_each_answer_means_what_the_table_says(wait, simulator, clock, row, was_seen):
+    run_id = simulator.create_run("IN_PROGRESS 24h, COMPLETED")
+    simulator.add_faults(f"{GOOD}, " * was_seen + f"{SAMPLES[row.kind]} x300", run_id)
+
+    story = wait(run_id, outage_tolerance=300)
+
+    goes_on = (row.seen if was_seen else row.unseen) is Verdict.KEEP_POLLING
+    assert story.state == "up_for_retry"
+    assert isinstance(story.error, AnonUnavailableError if goes_on else AnonRejectedError)
+    if was_seen:
+        assert 298 <= clock.passed < 420 if goes_on else clock.passed < 60
+    else:
+        assert 59 <= clock.passed < 150 if row.insists else clock.passed < 30
 
 
 @pytest.mark.unmeasured

@@ -190,7 +190,7 @@ class WaitGroup:
 
     def unread(self, now: float) -> dict[str, Member]:
         """Return the runs whose end was seen elsewhere, once there is none to wait for: now their JSON is wanted."""
-        if self.polled().outcome is Outcome.WAITING or self.decider() is not None:
+        if self.result().outcome is Outcome.WAITING or self.decider() is not None:
             return {}
         unread = {key: member for key, member in self.members.items() if member.is_over and not member.run}
         for member in unread.values():
@@ -231,7 +231,7 @@ class WaitGroup:
         """Return the run that ends the wait for all, if one does."""
         return next((member for member in self.members.values() if self._decides(member)), None)
 
-    def polled(self) -> PollResult:
+    def result(self) -> PollResult:
         """Say what the last polls of all runs come to."""
         members = list(self.members.values())
         at = max([self.round_at, *(member.at for member in members)])
@@ -252,7 +252,7 @@ class WaitGroup:
     def result_for_all(self) -> PollResult:
         """Return a poll of the one run that says how all of them ended: a bad end first, then work that was done."""
         ends = sorted(self.runs, key=lambda run: (run.succeeded, run.took_no_action))
-        return replace(self.polled(), run=ends[0] if ends else None)
+        return replace(self.result(), run=ends[0] if ends else None)
 
     # What the log is told.
 

@@ -185,7 +185,7 @@ class GroupEventPayload:
         asking = [run.id for run in group.asking][:MOST_NAMED]
         asked_at = [group.member(workflow_run_id).state.awaiting_since for workflow_run_id in asking]
         if decider is None:
-            return cls(group.policy, group.polled().outcome, asking=asking, asked_at=asked_at)
+            return cls(group.policy, group.result().outcome, asking=asking, asked_at=asked_at)
         return cls(
             group.policy,
             decider.outcome,

@@ -62,7 +62,7 @@ class ManyWait(BaseWait[WaitGroup]):
         for due in (state.due, state.unread):
             if members := due(time.time()):
                 await self._poll_all(members, state, was_seen=was_seen, is_last=is_last)
-        polled = state.polled()
+        polled = state.result()
         if polled.outcome is Outcome.WAITING:
             self._log_lines(state.sum_up(polled.at))
         return polled

@@ -26,6 +26,7 @@ from airflow_anon.exceptions import AnonConfigurationError
 from airflow_anon.simulator import Simulator
 
 pytestmark = [
+    pytest.mark.usefixtures("cheap_collections"),
     pytest.mark.filterwarnings("error::ResourceWarning"),
     pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning"),
 ]
