@@ -126,6 +126,7 @@ SHORTENED = (
     "`triggerer_health_check_threshold` 15 s",
     "`task_instance_heartbeat_timeout` 60 s",
     "`task_queued_timeout` 60 s",
+    "`orphaned_tasks_check_interval` 30 s",
 )
 
 
