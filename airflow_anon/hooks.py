@@ -113,8 +113,8 @@ class AnonHook(BaseHook):
         :raises AnonWaitTimeoutError: *timeout* or *user_input_timeout* is over.
         :raises AnonError: the wait could not go on.
         """
+        state = WaitState(normalise_id(workflow_run_id))
         policy = self._policy(
-            workflow_run_id,
             timeout,
             poke_interval=poke_interval,
             exponential_backoff=exponential_backoff,
@@ -122,7 +122,6 @@ class AnonHook(BaseHook):
             outage_tolerance=outage_tolerance,
             user_input_timeout=user_input_timeout,
         )
-        state = WaitState()
         with counted_wait(self.anon_conn_id, policy, state) as count:
             count.polled = self.drive(wait_for_run(policy, state))
             return self._concluded(policy, state, count.polled)
@@ -143,8 +142,8 @@ class AnonHook(BaseHook):
         user_input_timeout: float | None = None,
     ) -> WorkflowRun:
         """Wait for a run like :meth:`wait_for_workflow_run`, without blocking the event loop."""
+        state = WaitState(normalise_id(workflow_run_id))
         policy = self._policy(
-            workflow_run_id,
             timeout,
             poke_interval=poke_interval,
             exponential_backoff=exponential_backoff,
@@ -152,7 +151,6 @@ class AnonHook(BaseHook):
             outage_tolerance=outage_tolerance,
             user_input_timeout=user_input_timeout,
         )
-        state = WaitState()
         with counted_wait(self.anon_conn_id, policy, state) as count:
             count.polled = await self.adrive(wait_for_run(policy, state))
             return self._concluded(policy, state, count.polled)
@@ -371,9 +369,9 @@ class AnonHook(BaseHook):
         return self.get_conn().reload(endpoint)
 
     @staticmethod
-    def _policy(workflow_run_id: str | UUID, timeout: float, **options: Any) -> WaitPolicy:
+    def _policy(timeout: float, **options: Any) -> WaitPolicy:
         now = time.time()
-        return WaitPolicy(normalise_id(workflow_run_id), started_at=now, deadline=now + timeout, **options)
+        return WaitPolicy(started_at=now, deadline=now + timeout, **options)
 
     def _concluded(self, policy: WaitPolicy, state: WaitState, polled: PollResult) -> WorkflowRun:
         run = ended_run(policy, state, polled)

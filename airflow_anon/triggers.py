@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import traceback
 from abc import abstractmethod
-from dataclasses import replace
 from functools import cache
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
@@ -25,9 +24,9 @@ from airflow_anon.core.group_codec import GroupEventPayload, from_kwargs
 from airflow_anon.core.ids import normalise_id, plain
 from airflow_anon.core.messages import ending
 from airflow_anon.core.policy import OPTIONS
-from airflow_anon.core.polling import FIRST_POLL_PATIENCE, Outcome, PollResult, poll, wait_for_run
+from airflow_anon.core.polling import FIRST_POLL_PATIENCE, PollResult, poll, wait_for_run
 from airflow_anon.core.sanitize import fit
-from airflow_anon.core.state import WaitState
+from airflow_anon.core.state import Outcome, WaitState
 from airflow_anon.exceptions import AnonError
 from airflow_anon.hooks import AnonHook, write
 from airflow_anon.links import NOT_KEPT, link_xcom, place_of, plain_xcom, run_url
@@ -233,8 +232,8 @@ class AnonWorkflowRunTrigger(WaitingTrigger):
         arguments = TriggerArgs.from_kwargs(now, self._arguments())
         policy, state = arguments.policy, arguments.state
         try:
-            policy = replace(policy, workflow_run_id=normalise_id(policy.workflow_run_id))
-            polled = await self._wait(replace(arguments, policy=policy), arguments.next_poll_at - now)
+            state.workflow_run_id = normalise_id(state.workflow_run_id)
+            polled = await self._wait(arguments, arguments.next_poll_at - now)
             result = EventPayload(policy, state, polled)
         except AnonError as error:
             result = EventPayload(policy, state, error=error)
@@ -320,7 +319,7 @@ class AnonWorkflowRunsTrigger(WaitingTrigger):
             result = GroupEventPayload.of(group)
         except AnonError as error:
             result = GroupEventPayload(policy, error=error)
-        count = self._count(policy, WaitState(), None)
+        count = self._count(policy, WaitState(""), None)
         if group is not None and group.all_well:
             end = await self._good_end(group.payloads(), took_no_action=group.took_no_action)
             if end is not None:
@@ -344,7 +343,9 @@ class AnonWorkflowRunsTrigger(WaitingTrigger):
             return is_enough
 
         waits = {
-            key: wait_for_run(member.policy, member.state, delay=delay, stop_for_input=self.asks_for_input)
+            key: wait_for_run(
+                group.policy_for(member), member, delay=delay, stop_for_input=self.asks_for_input
+            )
             for key, member in group.members.items()
         }
         await AnonHook(self.anon_conn_id).adrive_each(

@@ -615,7 +615,7 @@ def test_all_that_a_trigger_can_hold_is_stored(name, kind):
 
 
 def test_what_an_earlier_release_stored_is_still_known():
-    event = EventPayload(polling.WaitPolicy(RUN_ID), polling.WaitState()).to_event()
+    event = EventPayload(polling.WaitPolicy(), polling.WaitState(RUN_ID)).to_event()
     _, arguments = AnonWorkflowRunTrigger(workflow_run_id=RUN_ID).serialize()
 
     for case in map(case_of, stored("events")):

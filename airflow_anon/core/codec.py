@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from airflow_anon.core.errors import AnonError, AnonProtocolError, error_from_payload
 from airflow_anon.core.ids import plain
 from airflow_anon.core.policy import NEVER, OPTIONS, WaitPolicy, pause_after
-from airflow_anon.core.polling import Outcome, PollResult
-from airflow_anon.core.state import WaitState
+from airflow_anon.core.polling import PollResult
+from airflow_anon.core.state import Outcome, WaitState
 from airflow_anon.runs import WorkflowRun, is_queued
 
 # By so many seconds after a task has left its worker the scheduler has heard of it: public reports of what happens
@@ -39,7 +39,7 @@ class TriggerArgs:
 
     anon_conn_id: str
     policy: WaitPolicy
-    state: WaitState = field(default_factory=WaitState)
+    state: WaitState
     next_poll_at: float = 0.0
     asks_for_input: bool = False
 
@@ -47,8 +47,10 @@ class TriggerArgs:
         """Return the trigger's arguments, which Airflow keeps in its database: plain values only."""
         state = self.state
         return {
-            "workflow_run_id": self.policy.workflow_run_id,
-            **self.to_kwargs_of_policy(),
+            "workflow_run_id": self.state.workflow_run_id,
+            **policy_kwargs(
+                self.anon_conn_id, self.policy, self.next_poll_at, asks_for_input=self.asks_for_input
+            ),
             "seen_at": state.seen_at,
             "last_status": state.status,
             "last_state_name": state.state_name,
@@ -56,18 +58,6 @@ class TriggerArgs:
             "user_input_seconds": state.user_input_seconds,
             "queued_seconds": state.queued_seconds,
             "warned_of": state.warned_of,
-        }
-
-    def to_kwargs_of_policy(self) -> dict[str, Any]:
-        """Return those of the trigger's arguments that are not about the run."""
-        policy = self.policy
-        return {
-            "anon_conn_id": self.anon_conn_id,
-            **{name: getattr(policy, name) for name in OPTIONS},
-            "started_at": policy.started_at,
-            "deadline": stored(policy.deadline),
-            "next_poll_at": self.next_poll_at,
-            "asks_for_input": self.asks_for_input,
         }
 
     @classmethod
@@ -82,6 +72,7 @@ class TriggerArgs:
             kwargs["anon_conn_id"],
             policy_from_kwargs(now, kwargs),
             WaitState(
+                plain(kwargs["workflow_run_id"]),
                 seen_at=None if kwargs["seen_at"] is None else now,
                 status=last_status,
                 state_name=kwargs["last_state_name"],
@@ -99,14 +90,27 @@ class TriggerArgs:
         )
 
 
+def policy_kwargs(
+    anon_conn_id: str, policy: WaitPolicy, next_poll_at: float, *, asks_for_input: bool
+) -> dict[str, Any]:
+    """Return those of the trigger's arguments that are not about the run."""
+    return {
+        "anon_conn_id": anon_conn_id,
+        **{name: getattr(policy, name) for name in OPTIONS},
+        "started_at": policy.started_at,
+        "deadline": stored(policy.deadline),
+        "next_poll_at": next_poll_at,
+        "asks_for_input": asks_for_input,
+    }
+
+
 def policy_from_kwargs(now: float, kwargs: Mapping[str, Any]) -> WaitPolicy:
-    """Read those of a trigger's arguments that say how to wait; of many runs none is named."""
+    """Read those of a trigger's arguments that say how to wait."""
     started_at = kwargs["started_at"] or now
     timeout, deadline = kwargs["timeout"], kwargs["deadline"]
     if deadline is None:
         deadline = NEVER if timeout is None else started_at + timeout
     return WaitPolicy(
-        plain(kwargs.get("workflow_run_id", "")),
         started_at=started_at,
         deadline=deadline,
         **{name: kwargs[name] for name in OPTIONS},
@@ -130,7 +134,7 @@ class EventPayload:
         """Return the payload of the trigger's one event: plain JSON."""
         policy, polled = self.policy, self.polled
         return {
-            "workflow_run_id": policy.workflow_run_id,
+            "workflow_run_id": self.state.workflow_run_id,
             "outcome": "error" if polled is None else polled.outcome.value,
             "asks_for_input": polled is not None and polled.asks_for_input,
             "at": None if polled is None else polled.at,
@@ -142,15 +146,18 @@ class EventPayload:
         }
 
     @classmethod
-    def from_event(cls, event: object, make_policy: Callable[[float, float], WaitPolicy]) -> EventPayload:
+    def from_event(
+        cls, event: object, workflow_run_id: str, make_policy: Callable[[float, float], WaitPolicy]
+    ) -> EventPayload:
         """
         Read the payload of a trigger's event; nothing in it is taken for a success.
 
+        :param workflow_run_id: the sensor's.
         :param make_policy: makes the sensor's policy from *started_at* and *deadline*.
         :raises AnonProtocolError: it is no event of this package's trigger, or of another run.
         """
         try:
-            return cls._read(event, make_policy)
+            return cls._read(event, workflow_run_id, make_policy)
         except AnonError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -159,24 +166,24 @@ class EventPayload:
             ) from error
 
     @classmethod
-    def _read(cls, event: Any, make_policy: Callable[[float, float], WaitPolicy]) -> EventPayload:
+    def _read(
+        cls, event: Any, workflow_run_id: str, make_policy: Callable[[float, float], WaitPolicy]
+    ) -> EventPayload:
         policy = make_policy(*times_in(event))
-        if event["workflow_run_id"].strip().lower() != policy.workflow_run_id.lower():
-            raise AnonProtocolError(
-                f"The trigger's event is about another run than {policy.workflow_run_id}."
-            )
-        state = WaitState.from_json(event["state"])
+        if event["workflow_run_id"].strip().lower() != workflow_run_id.lower():
+            raise AnonProtocolError(f"The trigger's event is about another run than {workflow_run_id}.")
+        state = WaitState.from_json(workflow_run_id, event["state"])
         if event["outcome"] == "error":
             return cls(policy, state, error=error_from_payload(event["error"]))
         run = _run_of(event["run"])
-        if run is not None and run.id.lower() != policy.workflow_run_id.lower():
-            raise AnonProtocolError(f"The trigger's event holds another run than {policy.workflow_run_id}.")
+        if run is not None and run.id.lower() != workflow_run_id.lower():
+            raise AnonProtocolError(f"The trigger's event holds another run than {workflow_run_id}.")
         outcome = Outcome(event["outcome"])
         if run is not None and run.is_over:
             outcome = Outcome.OVER
         elif outcome is Outcome.OVER:
             raise AnonProtocolError(
-                f"The trigger's event says that {policy.workflow_run_id} is over, but it is not."
+                f"The trigger's event says that {workflow_run_id} is over, but it is not."
             )
         at = _number(event["at"])
         pause = pause_after(policy, state.awaiting_since, at)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from airflow_anon.core.errors import AnonProtocolError
 from airflow_anon.core.flow import LogLine, Sleep
 from airflow_anon.core.messages import STILL_WAITING_EVERY, duration, last_seen
 from airflow_anon.core.policy import NEVER, SHORTEST_PAUSE, WaitPolicy
-from airflow_anon.core.polling import FIRST_POLL_PATIENCE, Outcome, PollResult
-from airflow_anon.core.state import WaitState
+from airflow_anon.core.polling import FIRST_POLL_PATIENCE, PollResult
+from airflow_anon.core.state import Outcome, WaitState
 from airflow_anon.runs import WorkflowRun
 
 MOST_NAMED = 10
@@ -35,46 +35,11 @@ def listed(texts: Iterable[str]) -> str:
     return " ".join(items[:MOST_NAMED]) + more
 
 
-@dataclass(slots=True)
-class Member:
-    """
-    One run of a group.
-
-    :param run: the run, once it is over and was seen so here.
-    :param was_over: whether its end was seen elsewhere, in time.
-    :param asks_for_input: whether the last poll found that it has begun to wait for user input.
-    :param at: when that poll was taken; *due_at*: when to take the next.
-    """
-
-    policy: WaitPolicy
-    state: WaitState
-    outcome: Outcome = Outcome.WAITING
-    run: WorkflowRun | None = None
-    was_over: bool = False
-    asks_for_input: WorkflowRun | None = None
-    at: float = 0.0
-    due_at: float = 0.0
-    spread: float = 0.0
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the run has ended."""
-        return self.outcome is Outcome.OVER
-
-    def begin_again(self, now: float) -> None:
-        """Begin to poll the run as if it had been seen just now, and never call silence about one that was over a timeout."""
-        policy, state = self.policy, self.state
-        state.seen_at, state.consecutive_failures, self.due_at = now, 0, 0.0
-        if self.was_over and now + policy.outage_tolerance + FIRST_POLL_PATIENCE > policy.deadline:
-            # The time would be over before contact counts as lost: it has a first poll's patience instead.
-            self.policy, state.seen_at = replace(policy, deadline=NEVER), None
-
-
 class WaitGroup:
     """
     The runs of one wait, each with a state of its own.
 
-    :param policy: what holds for each; it names no run.
+    :param policy: what holds for each.
     :param ids: in the order in which their runs are handed on; one that is there twice is polled once.
     :param fail_fast: whether the first run that does not end well ends the wait.
     :param seen_at: when all were last seen, if they were.
@@ -100,12 +65,11 @@ class WaitGroup:
         self.first: str | None = None
         # One list for all: the log is told once of each status that is not known.
         self.warned_of: list[str] = []
-        self.members: dict[str, Member] = {}
+        self.members: dict[str, WaitState] = {}
         for workflow_run_id in ids:
             if workflow_run_id.lower() not in self.members:
-                state = WaitState(seen_at=seen_at, last_logged_at=last_logged_at, warned_of=self.warned_of)
-                self.members[workflow_run_id.lower()] = Member(
-                    replace(policy, workflow_run_id=workflow_run_id), state
+                self.members[workflow_run_id.lower()] = WaitState(
+                    workflow_run_id, seen_at=seen_at, last_logged_at=last_logged_at, warned_of=self.warned_of
                 )
 
     @property
@@ -114,7 +78,7 @@ class WaitGroup:
         return len(self.members)
 
     @property
-    def unfinished(self) -> list[Member]:
+    def unfinished(self) -> list[WaitState]:
         """The runs that are not over."""
         return [member for member in self.members.values() if not member.is_over]
 
@@ -148,28 +112,28 @@ class WaitGroup:
     @property
     def consecutive_failures(self) -> bool:
         """Whether any of the last polls went unanswered."""
-        return any(member.state.consecutive_failures for member in self.unfinished)
+        return any(member.consecutive_failures for member in self.unfinished)
 
     @property
     def awaiting_since(self) -> float | None:
         """Since when a run has been waiting for user input, if one does."""
-        return min((member.state.awaiting_since for member in self.awaiting), default=None)  # type: ignore[type-var]
+        return min((member.awaiting_since for member in self.awaiting), default=None)  # type: ignore[type-var]
 
     @property
-    def awaiting(self) -> list[Member]:
+    def awaiting(self) -> list[WaitState]:
         """The runs that wait for user input."""
-        return [member for member in self.unfinished if member.state.awaiting_since is not None]
+        return [member for member in self.unfinished if member.awaiting_since is not None]
 
     @property
     def seen_at(self) -> float | None:
         """When all of them had been seen, if they had."""
-        seen = [member.state.seen_at for member in self.unfinished]
+        seen = [member.seen_at for member in self.unfinished]
         return None if None in seen else min(seen, default=None)  # type: ignore[type-var]
 
     @property
     def was_seen(self) -> bool:
         """Whether any of the runs has been seen."""
-        return any(member.is_over or member.state.seen_at is not None for member in self.members.values())
+        return any(member.is_over or member.seen_at is not None for member in self.members.values())
 
     def payloads(self) -> list[dict[str, Any]]:
         """Return the runs' JSON in the order of the ids."""
@@ -178,7 +142,19 @@ class WaitGroup:
 
     # Polls.
 
-    def due(self, now: float) -> dict[str, Member]:
+    def policy_for(self, member: WaitState) -> WaitPolicy:
+        """Return what was asked of the wait for one run."""
+        return replace(self.policy, deadline=NEVER) if member.is_overtime else self.policy
+
+    def begin_again(self, member: WaitState, now: float) -> None:
+        """Poll a run as if it had been seen just now, and never call silence about one that was over a timeout."""
+        policy = self.policy
+        member.seen_at, member.consecutive_failures, member.due_at = now, 0, 0.0
+        if member.was_over and now + policy.outage_tolerance + FIRST_POLL_PATIENCE > policy.deadline:
+            # The time would be over before contact counts as lost: it has a first poll's patience instead.
+            member.is_overtime, member.seen_at = True, None
+
+    def due(self, now: float) -> dict[str, WaitState]:
         """Begin a round of polls, and return the runs to poll."""
         self.round_at = now
         self.asked()
@@ -188,20 +164,20 @@ class WaitGroup:
             if not member.is_over and member.due_at <= now
         }
 
-    def unread(self, now: float) -> dict[str, Member]:
+    def unread(self, now: float) -> dict[str, WaitState]:
         """Return the runs whose end was seen elsewhere, once there is none to wait for: now their JSON is wanted."""
         if self.result().outcome is Outcome.WAITING or self.decider() is not None:
             return {}
         unread = {key: member for key, member in self.members.items() if member.is_over and not member.run}
         for member in unread.values():
             member.was_over = True
-            member.begin_again(now)
+            self.begin_again(member, now)
         return unread
 
     def is_silent_about(self, workflow_run_id: str | None) -> bool:
         """Say whether the last poll of a run went unanswered; without an id, at any."""
         member = self.members.get((workflow_run_id or "").lower())
-        return self.consecutive_failures if member is None else member.state.consecutive_failures > 0
+        return self.consecutive_failures if member is None else member.consecutive_failures > 0
 
     def take(self, key: str, polled: PollResult) -> bool:
         """Take in a poll of one run, and say whether it ends the wait for all."""
@@ -222,12 +198,12 @@ class WaitGroup:
         if member.run is not None and member.run.succeeded:
             member.run = None
 
-    def _decides(self, member: Member) -> bool:
+    def _decides(self, member: WaitState) -> bool:
         if member.outcome is Outcome.USER_INPUT_TIMEOUT:
             return True
         return self.fail_fast and member.run is not None and not member.run.succeeded
 
-    def decider(self) -> Member | None:
+    def decider(self) -> WaitState | None:
         """Return the run that ends the wait for all, if one does."""
         return next((member for member in self.members.values() if self._decides(member)), None)
 
@@ -279,9 +255,9 @@ class WaitGroup:
     def _summary(self, now: float) -> str:
         unfinished = self.unfinished
         parts = [f"{self.size - len(unfinished):,} of {self.size:,} over"]
-        statuses = Counter(member.state.status or "not seen here yet" for member in unfinished)
+        statuses = Counter(member.status or "not seen here yet" for member in unfinished)
         parts += [f"{count:,} {status}" for status, count in statuses.most_common()]
-        if missed := sum(member.state.consecutive_failures > 0 for member in unfinished):
+        if missed := sum(member.consecutive_failures > 0 for member in unfinished):
             parts.append(f"no answer about {missed:,}")
         left = "" if self.policy.deadline == NEVER else f", {duration(self.policy.deadline - now)} left"
         return f"Still waiting: {', '.join(parts)}; {duration(now - self.policy.started_at)} so far{left}."
@@ -295,11 +271,11 @@ class WaitGroup:
     def last_seen(self) -> str:
         """Write what is known of the runs that are not over."""
         return listed(
-            f"{member.policy.workflow_run_id}: {last_seen(member.state)}{_since_then(member.state)}."
+            f"{member.workflow_run_id}: {last_seen(member)}{_since_then(member)}."
             for member in self.unfinished
         )
 
-    def member(self, workflow_run_id: str) -> Member:
+    def member(self, workflow_run_id: str) -> WaitState:
         """
         Return the run with an id.
 

@@ -17,11 +17,10 @@ from typing import Any
 
 from airflow_anon.core.codec import stored, times_in
 from airflow_anon.core.errors import AnonError, AnonProtocolError, error_from_payload
-from airflow_anon.core.group import MOST_NAMED, Member, WaitGroup
+from airflow_anon.core.group import MOST_NAMED, WaitGroup
 from airflow_anon.core.ids import read_ids
 from airflow_anon.core.policy import WaitPolicy
-from airflow_anon.core.polling import Outcome
-from airflow_anon.core.state import WaitState
+from airflow_anon.core.state import Outcome, WaitState
 
 # From one start on a worker to the next.
 
@@ -43,21 +42,23 @@ def recall(group: WaitGroup, stored: Any) -> WaitGroup:
         return group
     group.is_new, group.last_logged_at = False, stored["last_logged_at"]
     group.warned_of += stored["warned_of"]
-    members = list(group.members.values())
+    members = list(group.members.items())
     for kept in stored["runs"]:
         for number in numbers_in(kept["numbers"]):
-            members[number].outcome = Outcome.OVER if kept.get("is_over") else Outcome.WAITING
-            members[number].due_at = kept.get("due_at", 0.0)
-            members[number].state = replace(
-                WaitState.from_json(kept), last_logged_at=group.last_logged_at, warned_of=group.warned_of
+            key, before = members[number]
+            group.members[key] = replace(
+                WaitState.from_json(before.workflow_run_id, kept),
+                outcome=Outcome.OVER if kept.get("is_over") else Outcome.WAITING,
+                due_at=kept.get("due_at", 0.0),
+                last_logged_at=group.last_logged_at,
+                warned_of=group.warned_of,
             )
     return group
 
 
-def _kept(member: Member) -> dict[str, Any]:
-    if member.is_over:
+def _kept(state: WaitState) -> dict[str, Any]:
+    if state.is_over:
         return {"is_over": True}
-    state = member.state
     kept: dict[str, Any] = {
         "status": state.status,
         "state_name": state.state_name,
@@ -70,7 +71,7 @@ def _kept(member: Member) -> dict[str, Any]:
             "consecutive_failures": state.consecutive_failures,
             "failing_since": _whole(state.failing_since),
             "last_failure": state.last_failure,
-            "due_at": _whole(member.due_at),
+            "due_at": _whole(state.due_at),
         }
     return kept
 
@@ -89,15 +90,12 @@ def to_kwargs(group: WaitGroup, *, all_ids: bool) -> dict[str, Any]:
 
     :param all_ids: whether the trigger has to know also of the runs that are over.
     """
-    members = list(group.members.values()) if all_ids else group.unfinished
-    states = [member.state for member in members]
+    states = list(group.members.values()) if all_ids else group.unfinished
     seen_as = [
         [state.status, state.state_name, state.awaiting_since, _whole(state.polled_at)] for state in states
     ]
     return {
-        "workflow_run_ids": list(group.ids)
-        if all_ids
-        else [member.policy.workflow_run_id for member in members],
+        "workflow_run_ids": list(group.ids) if all_ids else [state.workflow_run_id for state in states],
         "fail_fast": group.fail_fast,
         "seen_at": group.seen_at,
         "seen_as": [[numbers, *values] for numbers, values in _alike(seen_as)],
@@ -124,7 +122,7 @@ def from_kwargs(policy: WaitPolicy, kwargs: Mapping[str, Any], now: float) -> Wa
     members = list(group.members.values())
     for numbers, status, state_name, awaiting_since, *polled_at in kwargs["seen_as"]:
         for number in numbers_in(numbers):
-            state = members[number].state
+            state = members[number]
             state.status, state.state_name, state.awaiting_since = status, state_name, awaiting_since
             state.polled_at = polled_at[0] if polled_at else None
     return group
@@ -183,14 +181,14 @@ class GroupEventPayload:
         """Say how the wait for a group ended."""
         decider = group.decider()
         asking = [run.id for run in group.asking][:MOST_NAMED]
-        asked_at = [group.member(workflow_run_id).state.awaiting_since for workflow_run_id in asking]
+        asked_at = [group.member(workflow_run_id).awaiting_since for workflow_run_id in asking]
         if decider is None:
             return cls(group.policy, group.result().outcome, asking=asking, asked_at=asked_at)
         return cls(
             group.policy,
             decider.outcome,
-            decider.policy.workflow_run_id,
-            decider.state,
+            decider.workflow_run_id,
+            decider,
             asking,
             asked_at=asked_at,
         )
@@ -228,7 +226,7 @@ class GroupEventPayload:
                 policy,
                 Outcome(event["outcome"]),
                 event["workflow_run_id"],
-                event["state"] and WaitState.from_json(event["state"]),
+                event["state"] and WaitState.from_json(event["workflow_run_id"], event["state"]),
                 list(event["asks_for_input"]),
                 warned_of,
                 asked_at=list(event.get("asked_at", ())),
@@ -250,11 +248,15 @@ class GroupEventPayload:
         if self.state is not None and self.workflow_run_id is not None:
             # It goes first: the others need not be polled if it ends the wait again.
             group.first = self.workflow_run_id.lower()
-            member = group.member(self.workflow_run_id)
-            member.state = replace(self.state, warned_of=group.warned_of)
-            member.was_over = self.outcome is Outcome.OVER
+            before = group.member(self.workflow_run_id)
+            group.members[group.first] = replace(
+                self.state,
+                workflow_run_id=before.workflow_run_id,
+                warned_of=group.warned_of,
+                was_over=self.outcome is Outcome.OVER,
+            )
         for workflow_run_id, asked_at in zip_longest(self.asking, self.asked_at[: len(self.asking)]):
             # As if it had not been seen: it is found anew to wait for user input, and since then.
-            state = group.member(workflow_run_id).state
+            state = group.member(workflow_run_id)
             state.status = state.state_name = state.awaiting_since = None
             state.polled_at = asked_at

@@ -114,16 +114,16 @@ def last_seen(state: WaitState) -> str:
     return f"it was last seen {state.described()} at {seen}"
 
 
-def facts_of(workflow_run_id: str, state: WaitState) -> dict[str, Any]:
+def facts_of(state: WaitState) -> dict[str, Any]:
     """Return what every error of a wait carries."""
     return {
-        "workflow_run_id": workflow_run_id,
+        "workflow_run_id": state.workflow_run_id,
         "last_status": state.status,
         "last_seen_at": state.seen_at,
     }
 
 
-def rejection(workflow_run_id: str, answer: Answer, state: WaitState) -> AnonError:
+def rejection(state: WaitState, answer: Answer) -> AnonError:
     """Make the error for an answer that asking again will not change."""
     kind: type[AnonError] = AnonRejectedError
     connection = f"connection {answer.reply.conn_id!r}"
@@ -141,9 +141,9 @@ def rejection(workflow_run_id: str, answer: Answer, state: WaitState) -> AnonErr
         why = f"The API never redirects, and no redirect is followed: check 'host' of {connection}."
     said = f" The API says: {answer.excerpt}" if answer.excerpt else ""
     return kind(
-        f"Workflow run {workflow_run_id}: {answer.source}. {why}{said}",
+        f"Workflow run {state.workflow_run_id}: {answer.source}. {why}{said}",
         status_code=answer.status_code,
-        **facts_of(workflow_run_id, state),
+        **facts_of(state),
     )
 
 
@@ -151,15 +151,13 @@ def lost_contact(policy: WaitPolicy, state: WaitState, answer: Answer) -> AnonUn
     """Make the error for an API that has been unreachable for too long."""
     if state.seen_at is None:
         text = (
-            f"No answer about workflow run {policy.workflow_run_id}: {answer.source}. The state of the run is unknown. "
+            f"No answer about workflow run {state.workflow_run_id}: {answer.source}. The state of the run is unknown. "
             f"Check 'host' of connection {answer.reply.conn_id!r}, and whether the API is up."
         )
     else:
         text = (
             f"Lost contact with the API {duration(answer.at - state.seen_at)} ago (outage_tolerance is "
             f"{duration(policy.outage_tolerance)}): {answer.source}. The state of workflow run "
-            f"{policy.workflow_run_id} is unknown, which does not mean that it failed: {last_seen(state)}."
+            f"{state.workflow_run_id} is unknown, which does not mean that it failed: {last_seen(state)}."
         )
-    return AnonUnavailableError(
-        text, status_code=answer.status_code, **facts_of(policy.workflow_run_id, state)
-    )
+    return AnonUnavailableError(text, status_code=answer.status_code, **facts_of(state))

@@ -18,7 +18,7 @@ class WaitPolicy:
     """
     What was asked of a wait; all times in seconds, ``started_at`` and ``deadline`` since the epoch.
 
-    All but the first three are options, by the names that they have in sensor and trigger.
+    All but the first two are options, by the names that they have in sensor and trigger.
 
     :param deadline: when the wait's time is over; infinite for none.
     :param poke_interval: the pause between two good polls.
@@ -27,7 +27,6 @@ class WaitPolicy:
     :param user_input_timeout: how long the run may wait for user input.
     """
 
-    workflow_run_id: str
     started_at: float = 0.0
     deadline: float = NEVER
     poke_interval: float = 60.0
@@ -62,9 +61,7 @@ class WaitPolicy:
 
 
 OPTIONS = {
-    item.name: item.default
-    for item in fields(WaitPolicy)
-    if item.name not in {"workflow_run_id", "started_at", "deadline"}
+    item.name: item.default for item in fields(WaitPolicy) if item.name not in {"started_at", "deadline"}
 }
 
 

@@ -7,7 +7,6 @@ No I/O, no sleep, no log, no clock, no Airflow: see ``flow``.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from enum import Enum
 
 from airflow_anon.core.answers import ROWS, Answer, CachedRun, Verdict, interpret
 from airflow_anon.core.flow import Flow, Log, LogLine, ReloadConnection, Request, Sleep
@@ -22,7 +21,7 @@ from airflow_anon.core.messages import (
     unfit,
 )
 from airflow_anon.core.policy import WaitPolicy, limit_of, pause_after, spread_pause
-from airflow_anon.core.state import WaitState
+from airflow_anon.core.state import Outcome, WaitState
 from airflow_anon.runs import WorkflowRun
 
 FIRST_POLL_PATIENCE = 60.0
@@ -32,15 +31,6 @@ LONGEST_BACKOFF = 60.0
 SPREAD_OF_BACKOFF = 0.25
 # Kept among the unknown statuses that the log was told of; with its blanks it can be none of them.
 UNFIT = "JSON that Airflow cannot carry"
-
-
-class Outcome(Enum):
-    """What a wait knows after a poll."""
-
-    WAITING = "waiting"
-    OVER = "over"
-    TIMEOUT = "timeout"
-    USER_INPUT_TIMEOUT = "user_input_timeout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +60,7 @@ def fetch_run(workflow_run_id: str) -> Flow[WorkflowRun]:
 
     :raises AnonError: there is no such run, or no answer.
     """
-    polled = yield from poll(WaitPolicy(workflow_run_id), WaitState())
+    polled = yield from poll(WaitPolicy(), WaitState(workflow_run_id))
     if polled.run is None:  # pragma: no cover  for the type checker
         raise AssertionError("a first poll either sees the run or raises")
     return polled.run
@@ -117,9 +107,9 @@ def poll(
     :param is_last: whether patience was spent elsewhere: the log is not told that there is any left.
     :raises AnonError: the wait cannot go on.
     """
-    answer = yield from _ask(policy.workflow_run_id, known)
+    answer = yield from _ask(state.workflow_run_id, known)
     if state.seen_at is None:
-        answer = yield from _insist(policy, answer)
+        answer = yield from _insist(policy, state, answer)
     polled = judge(policy, state, answer)
     lines = polled.lines
     if is_last and polled.run is None:
@@ -144,7 +134,7 @@ def _ask(workflow_run_id: str, known: CachedRun | None = None) -> Flow[Answer]:
     return answer
 
 
-def _insist(policy: WaitPolicy, answer: Answer) -> Flow[Answer]:
+def _insist(policy: WaitPolicy, state: WaitState, answer: Answer) -> Flow[Answer]:
     asked_at = answer.reply.sent_at
     delays = iter(FIRST_POLL_DELAYS)
     while ROWS[answer.kind].insists:
@@ -154,7 +144,7 @@ def _insist(policy: WaitPolicy, answer: Answer) -> Flow[Answer]:
         yield Log((LogLine("warning", f"No run yet: {answer.source}; asking again for a while."),))
         delay = max(next(delays, FIRST_POLL_DELAYS[-1]), answer.retry_after)
         yield spread_pause(delay, limit - answer.at, SPREAD_OF_BACKOFF)
-        answer = yield from _ask(policy.workflow_run_id)
+        answer = yield from _ask(state.workflow_run_id)
     return answer
 
 
@@ -173,7 +163,7 @@ def judge(policy: WaitPolicy, state: WaitState, answer: Answer) -> PollResult:
         return _judge_run(policy, state, answer, answer.run)
     row = ROWS[answer.kind]
     if (row.unseen if state.seen_at is None else row.seen) is Verdict.FAIL:
-        raise rejection(policy.workflow_run_id, answer, state)
+        raise rejection(state, answer)
     return _judge_trouble(policy, state, answer)
 
 

@@ -1,9 +1,10 @@
-"""What a wait remembers between two polls, and what it tells the log of it. No I/O, no clock."""
+"""What is known of one run that is waited for, and what the log is told of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from airflow_anon.core.flow import LogLine
@@ -14,12 +15,22 @@ MOST_STATUSES = 16
 OTHERS = "others"
 
 
+class Outcome(Enum):
+    """What a wait knows after a poll."""
+
+    WAITING = "waiting"
+    OVER = "over"
+    TIMEOUT = "timeout"
+    USER_INPUT_TIMEOUT = "user_input_timeout"
+
+
 @dataclass(slots=True)
 class WaitState:
     """
-    What has happened in a wait so far; plain values, so that Airflow can keep it.
+    What is known of one run that is waited for.
 
-    Times are seconds since the epoch by our own clock.
+    Times are seconds since the epoch by our own clock. What :data:`KEPT` names are plain values, which Airflow can
+    keep from one process to the next; the rest is of the last poll.
 
     :param seen_at: when the run was last seen; None before the first good poll.
     :param status: the run's status then; *state_name*: its ``currentStateName``.
@@ -35,8 +46,14 @@ class WaitState:
     :param warned_of: unknown statuses that the log has been told of.
     :param last_logged_at: when the log was last told anything.
     :param polled_at: when the status was seen; unlike *seen_at* never what only counts as a poll.
+    :param run: the run, once it is over and was seen so here.
+    :param was_over: whether its end was seen elsewhere, in time.
+    :param asks_for_input: the run, if the last poll found that it has begun to wait for user input.
+    :param at: when that poll was taken; *due_at*: when to take the next.
+    :param is_overtime: whether the wait goes on beyond its deadline, with a first poll's patience.
     """
 
+    workflow_run_id: str
     seen_at: float | None = None
     status: str | None = None
     state_name: str | None = None
@@ -52,16 +69,28 @@ class WaitState:
     warned_of: list[str] = field(default_factory=list)
     last_logged_at: float = 0.0
     polled_at: float | None = None
+    outcome: Outcome = Outcome.WAITING
+    run: WorkflowRun | None = None
+    was_over: bool = False
+    asks_for_input: WorkflowRun | None = None
+    at: float = 0.0
+    due_at: float = 0.0
+    spread: float = 0.0
+    is_overtime: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended."""
+        return self.outcome is Outcome.OVER
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON that :meth:`from_json` reads."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in KEPT}
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> WaitState:
+    def from_json(cls, workflow_run_id: str, stored: Mapping[str, Any]) -> WaitState:
         """Read what :meth:`to_json` wrote; fields of another version are ignored."""
-        known = {item.name for item in fields(cls)}
-        return cls(**{name: value for name, value in stored.items() if name in known})
+        return cls(workflow_run_id, **{name: stored[name] for name in KEPT if name in stored})
 
     def saw(self, run: WorkflowRun, at: float, unchanged_for: float | None) -> tuple[list[LogLine], bool]:
         """
@@ -154,3 +183,22 @@ class WaitState:
             f"Workflow run {run.id} has the status {clipped(run.status)!r}, which this version of "
             f"airflow-provider-anon does not know. By its completedAt it {ending}."
         )
+
+
+KEPT = (
+    "seen_at",
+    "status",
+    "state_name",
+    "consecutive_failures",
+    "failing_since",
+    "last_failure",
+    "awaiting_since",
+    "polls",
+    "spent",
+    "user_input_seconds",
+    "is_queued",
+    "queued_seconds",
+    "warned_of",
+    "last_logged_at",
+    "polled_at",
+)

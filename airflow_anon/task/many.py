@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
 from airflow_anon.client.loop_thread import run_in_thread
-from airflow_anon.core.codec import TriggerArgs
+from airflow_anon.core.codec import policy_kwargs
 from airflow_anon.core.group import WaitGroup, counted
 from airflow_anon.core.group_codec import GroupEventPayload, recall, to_json, to_kwargs
 from airflow_anon.core.ids import read_ids
 from airflow_anon.core.messages import facts_of
 from airflow_anon.core.policy import WaitPolicy
-from airflow_anon.core.polling import Outcome, PollResult, poll
+from airflow_anon.core.polling import PollResult, poll
+from airflow_anon.core.state import Outcome
 from airflow_anon.task.result import result_of_all
 from airflow_anon.task.waits import BaseWait
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_anon.core.flow import LogLine
-    from airflow_anon.core.group import Member
+    from airflow_anon.core.state import WaitState
 
 
 class ManyWait(BaseWait[WaitGroup]):
@@ -68,9 +69,11 @@ class ManyWait(BaseWait[WaitGroup]):
         return polled
 
     async def _poll_all(
-        self, members: dict[str, Member], group: WaitGroup, *, was_seen: bool, is_last: bool
+        self, members: dict[str, WaitState], group: WaitGroup, *, was_seen: bool, is_last: bool
     ) -> None:
-        polls = {key: poll(member.policy, member.state, is_last=is_last) for key, member in members.items()}
+        polls = {
+            key: poll(group.policy_for(member), member, is_last=is_last) for key, member in members.items()
+        }
         await self.sensor.hook.adrive_each(
             polls,
             group.take,
@@ -86,13 +89,13 @@ class ManyWait(BaseWait[WaitGroup]):
     def _poll_again(self, context: Context, policy: WaitPolicy, state: WaitGroup) -> PollResult:
         was_seen, state.is_new = state.was_seen, False
         members = state.unfinished
-        seen_at = [member.state.seen_at for member in members]
+        seen_at = [member.seen_at for member in members]
         for member in members:
-            member.begin_again(time.time())
+            state.begin_again(member, time.time())
         polled = self._poll_round(state, was_seen=was_seen, is_last=True)
         for member, before in zip(members, seen_at, strict=True):
-            if member.state.consecutive_failures:
-                member.state.seen_at = before
+            if member.consecutive_failures:
+                member.seen_at = before
         return polled
 
     def _call_back_all(self, context: Context, state: WaitGroup, polled: PollResult | None) -> None:
@@ -132,12 +135,12 @@ class ManyWait(BaseWait[WaitGroup]):
     ) -> dict[str, Any]:
         asks_for_input = bool(self.sensor.on_awaiting_user_input_callback)
         group = state or WaitGroup(policy, (), fail_fast=self.sensor.fail_fast)
-        arguments = TriggerArgs(
-            self.sensor.anon_conn_id, policy, next_poll_at=next_poll_at, asks_for_input=asks_for_input
+        arguments = policy_kwargs(
+            self.sensor.anon_conn_id, policy, next_poll_at, asks_for_input=asks_for_input
         )
         # If none is left to wait for, an error at the end has been ignored: all are polled again.
         all_ids = self.sensor.asked_to_end_in_triggerer or not group.unfinished
-        return {**arguments.to_kwargs_of_policy(), **to_kwargs(group, all_ids=all_ids)}
+        return {**arguments, **to_kwargs(group, all_ids=all_ids)}
 
     def _kept(self, state: WaitGroup) -> dict[str, Any]:
         return {"kept": to_json(state)}
@@ -145,4 +148,4 @@ class ManyWait(BaseWait[WaitGroup]):
     def _described(self, policy: WaitPolicy, state: WaitGroup) -> tuple[str, str, dict[str, Any]]:
         first = next(iter(state.unfinished or state.members.values()))
         last_seen_as = state.last_seen().rstrip(".") or "all are over"
-        return counted(state.size), last_seen_as, facts_of(first.policy.workflow_run_id, first.state)
+        return counted(state.size), last_seen_as, facts_of(first)

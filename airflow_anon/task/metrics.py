@@ -23,9 +23,9 @@ from airflow_anon.core.answers import AnswerKind, kind_of
 from airflow_anon.core.errors import AnonUnavailableError, AnonUnreadableConnectionError
 from airflow_anon.core.flow import NoResponse, Response
 from airflow_anon.core.policy import WaitPolicy
-from airflow_anon.core.polling import Outcome, PollResult
+from airflow_anon.core.polling import PollResult
 from airflow_anon.core.sanitize import fit_text
-from airflow_anon.core.state import WaitState
+from airflow_anon.core.state import Outcome, WaitState
 from airflow_anon.runs import WorkflowRunStatus
 
 STARTED = "anon.wait.started"
@@ -98,7 +98,7 @@ class WaitMetrics:
 
     anon_conn_id: str
     policy: WaitPolicy | None = None
-    state: WaitState = field(default_factory=WaitState)
+    state: WaitState = field(default_factory=lambda: WaitState(""))
     polled: PollResult | None = None
 
     def start(self) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 from airflow_anon.core.group import WaitGroup, counted, listed
 from airflow_anon.core.messages import clipped, described, duration, facts_of, last_seen
 from airflow_anon.core.policy import WaitPolicy
-from airflow_anon.core.polling import Outcome, PollResult
-from airflow_anon.core.state import WaitState
+from airflow_anon.core.polling import PollResult
+from airflow_anon.core.state import Outcome, WaitState
 from airflow_anon.exceptions import (
     AnonUnknownStatusError,
     AnonUserInputTimeoutError,
@@ -73,16 +73,17 @@ def result_of_all(group: WaitGroup, polled: PollResult) -> list[dict[str, Any]]:
 
 
 def _all_timed_out(group: WaitGroup, polled: PollResult, bad: Sequence[Exception]) -> AnonWaitTimeoutError:
+    policy = group.policy
     late = next((member for member in group.unfinished if member.outcome is polled.outcome), None)
     if late is not None and polled.outcome is Outcome.USER_INPUT_TIMEOUT:
-        return _timed_out(late.policy, late.state, replace(polled, at=late.at))
-    policy, first = group.policy, group.unfinished[0]
+        return _timed_out(policy, late, replace(polled, at=late.at))
+    first = group.unfinished[0]
     ended_badly = f" {len(bad)} did not end well: {listed(map(str, bad))}" if bad else ""
     return AnonWaitTimeoutError(
         f"{len(group.unfinished):,} of {counted(group.size)} not over after "
         f"{duration(polled.at - policy.started_at)} (timeout is {duration(policy.timeout)}). "
         f"{group.last_seen()}{ended_badly} The runs themselves are not cancelled.",
-        **facts_of(first.policy.workflow_run_id, first.state),
+        **facts_of(first),
     )
 
 
@@ -109,7 +110,7 @@ def _timed_out(policy: WaitPolicy, state: WaitState, polled: PollResult) -> Anon
         limit = f"timeout is {duration(policy.timeout)}"
     trouble = f" Since then there was no answer: {state.last_failure}." if state.last_failure else ""
     return kind(
-        f"Workflow run {policy.workflow_run_id} {waited} ({limit}): {last_seen(state)}.{trouble} "
+        f"Workflow run {state.workflow_run_id} {waited} ({limit}): {last_seen(state)}.{trouble} "
         "The run itself is not cancelled.",
-        **facts_of(policy.workflow_run_id, state),
+        **facts_of(state),
     )

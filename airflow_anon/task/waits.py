@@ -24,9 +24,9 @@ from airflow_anon.core.flow import Sleep
 from airflow_anon.core.ids import normalise_id
 from airflow_anon.core.messages import STILL_WAITING_EVERY, duration, ending, facts_of, last_seen
 from airflow_anon.core.policy import SHORTEST_PAUSE, WaitPolicy, limit_of, options_of
-from airflow_anon.core.polling import Outcome, PollResult, poll
+from airflow_anon.core.polling import PollResult, poll
 from airflow_anon.core.sanitize import fit
-from airflow_anon.core.state import WaitState
+from airflow_anon.core.state import Outcome, WaitState
 from airflow_anon.exceptions import AnonWaitTimeoutError
 from airflow_anon.links import keep_link
 from airflow_anon.task.metrics import WaitMetrics
@@ -68,10 +68,6 @@ class BaseWait(ABC, Generic[M]):
         self.count = WaitMetrics(sensor.anon_conn_id)
 
     # What each kind of wait has of its own.
-
-    def _run_id(self) -> str:
-        """Return the id for the policy, checked; of many runs the policy names none."""
-        return ""
 
     @abstractmethod
     def _target(self) -> str:
@@ -198,7 +194,7 @@ class BaseWait(ABC, Generic[M]):
             name: template_for_triggerer(getattr(sensor, name)) for name in sensor.template_fields
         }
         kwargs = {
-            **self._trigger_kwargs(self._make_policy(0.0, workflow_run_id=""), None),
+            **self._trigger_kwargs(self._make_policy(0.0), None),
             **rendered_there,
             "timeout": None if sensor.timeout > NO_LIMIT else sensor.timeout,
             "started_at": None,
@@ -331,11 +327,8 @@ class BaseWait(ABC, Generic[M]):
         policy = self._make_policy(started_at)
         return policy, self._remember(policy)
 
-    def _make_policy(
-        self, started_at: float, deadline: float | None = None, workflow_run_id: str | None = None
-    ) -> WaitPolicy:
+    def _make_policy(self, started_at: float, deadline: float | None = None) -> WaitPolicy:
         return WaitPolicy(
-            self._run_id() if workflow_run_id is None else workflow_run_id,
             started_at=started_at,
             deadline=started_at + self.sensor.timeout if deadline is None else deadline,
             **options_of(self.sensor),
@@ -402,19 +395,16 @@ class BaseWait(ABC, Generic[M]):
 class Wait(BaseWait[WaitState]):
     """The wait for one run."""
 
-    def _run_id(self) -> str:
-        return normalise_id(self.sensor.workflow_run_id)
-
     def _target(self) -> str:
-        return self._run_id()
+        return normalise_id(self.sensor.workflow_run_id)
 
     def _remember(
         self, policy: WaitPolicy, *, seen_at: float | None = None, last_logged_at: float = 0.0
     ) -> WaitState:
-        return WaitState(seen_at=seen_at, last_logged_at=last_logged_at)
+        return WaitState(self._target(), seen_at=seen_at, last_logged_at=last_logged_at)
 
     def _read(self, policy: WaitPolicy, stored: Any) -> WaitState:
-        return WaitState.from_json(stored)
+        return WaitState.from_json(self._target(), stored)
 
     def _written(self, state: WaitState) -> dict[str, Any]:
         return state.to_json()
@@ -440,7 +430,7 @@ class Wait(BaseWait[WaitState]):
         except AnonConfigurationError:
             return  # the poll will tell
         stays = not (self.sensor.deferrable or self.sensor.reschedule)
-        keep_link(self.sensor, context, endpoint, policy.workflow_run_id, workflow_id, stays=stays)
+        keep_link(self.sensor, context, endpoint, self._target(), workflow_id, stays=stays)
 
     def _poll_again(self, context: Context, policy: WaitPolicy, state: WaitState) -> PollResult:
         seen_at = state.seen_at
@@ -468,7 +458,7 @@ class Wait(BaseWait[WaitState]):
         return result_of(run)
 
     def _resume(self, context: Context, event: Any, kept: Any) -> dict[str, Any]:
-        returned = EventPayload.from_event(event, self._make_policy)
+        returned = EventPayload.from_event(event, self._target(), self._make_policy)
         policy, state = self.begun = returned.policy, returned.state
         self._count(policy, state)
         polled = returned.polled
@@ -498,7 +488,7 @@ class Wait(BaseWait[WaitState]):
         return TriggerArgs(
             self.sensor.anon_conn_id,
             policy,
-            state or WaitState(),
+            state or WaitState(""),
             next_poll_at=next_poll_at,
             asks_for_input=asks_for_input,
         ).to_kwargs()
@@ -507,8 +497,7 @@ class Wait(BaseWait[WaitState]):
         return None
 
     def _described(self, policy: WaitPolicy, state: WaitState) -> tuple[str, str, dict[str, Any]]:
-        run_id = policy.workflow_run_id
-        return f"workflow run {run_id}", last_seen(state), facts_of(run_id, state)
+        return f"workflow run {state.workflow_run_id}", last_seen(state), facts_of(state)
 
 
 def _pause_after_error(policy: WaitPolicy) -> float:

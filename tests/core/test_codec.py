@@ -19,8 +19,8 @@ from airflow_anon.core.errors import AnonError, AnonProtocolError, error_from_pa
 from airflow_anon.core.flow import Sleep
 from airflow_anon.core.group_codec import GroupEventPayload
 from airflow_anon.core.policy import WaitPolicy
-from airflow_anon.core.polling import Outcome, PollResult
-from airflow_anon.core.state import WaitState
+from airflow_anon.core.polling import PollResult
+from airflow_anon.core.state import Outcome, WaitState
 from airflow_anon.runs import WorkflowRun
 from airflow_anon.sensors import AnonWorkflowRunSensor
 from airflow_anon.triggers import AnonWorkflowRunTrigger
@@ -140,7 +140,6 @@ def test_what_the_trigger_is_given_is_plain_and_survives_json(deferred_with):
 
 def test_the_wait_is_the_same_on_the_other_side():
     policy = WaitPolicy(
-        RUN_ID,
         started_at=AT,
         deadline=AT + 100,
         poke_interval=7.0,
@@ -149,7 +148,9 @@ def test_the_wait_is_the_same_on_the_other_side():
         outage_tolerance=77.0,
         user_input_timeout=777.0,
     )
-    state = WaitState(seen_at=AT, status="AWAITING_USER_INPUT", state_name="approve", awaiting_since=AT - 5)
+    state = WaitState(
+        RUN_ID, seen_at=AT, status="AWAITING_USER_INPUT", state_name="approve", awaiting_since=AT - 5
+    )
     there = TriggerArgs("a", policy, state, next_poll_at=AT + 7, asks_for_input=True)
 
     kwargs = {"timeout": None, **json.loads(json.dumps(there.to_kwargs()))}
@@ -168,8 +169,8 @@ def test_the_wait_is_the_same_on_the_other_side():
 
 @pytest.mark.parametrize("late", [False, True])
 def test_nobody_saw_the_work_begin_of_a_wait_that_is_taken_on_late(late):
-    state = WaitState(seen_at=AT, status="PENDING", is_queued=True)
-    kwargs = {"timeout": None, **TriggerArgs("a", WaitPolicy(RUN_ID), state, next_poll_at=AT + 7).to_kwargs()}
+    state = WaitState(RUN_ID, seen_at=AT, status="PENDING", is_queued=True)
+    kwargs = {"timeout": None, **TriggerArgs("a", WaitPolicy(), state, next_poll_at=AT + 7).to_kwargs()}
 
     here = TriggerArgs.from_kwargs(AT + 8 if late else AT + 7, kwargs).state
 
@@ -180,8 +181,8 @@ def test_nobody_saw_the_work_begin_of_a_wait_that_is_taken_on_late(late):
     ("status", "polled_at"), [("IN_PROGRESS", AT), (None, None)], ids=["seen", "never seen"]
 )
 def test_when_the_run_was_really_seen_goes_along_though_nobody_polled_since(status, polled_at):
-    state = WaitState(seen_at=AT, status=status)
-    kwargs = {"timeout": None, **TriggerArgs("a", WaitPolicy(RUN_ID), state, next_poll_at=AT + 7).to_kwargs()}
+    state = WaitState(RUN_ID, seen_at=AT, status=status)
+    kwargs = {"timeout": None, **TriggerArgs("a", WaitPolicy(), state, next_poll_at=AT + 7).to_kwargs()}
 
     here = TriggerArgs.from_kwargs(AT + 5000, kwargs).state
 
@@ -189,8 +190,8 @@ def test_when_the_run_was_really_seen_goes_along_though_nobody_polled_since(stat
 
 
 def test_the_unknown_statuses_that_were_warned_of_go_along():
-    state = WaitState(seen_at=AT, status="PENDING", warned_of=["PAUSED", "QUEUED"])
-    kwargs = {"timeout": None, **TriggerArgs("a", WaitPolicy(RUN_ID), state).to_kwargs()}
+    state = WaitState(RUN_ID, seen_at=AT, status="PENDING", warned_of=["PAUSED", "QUEUED"])
+    kwargs = {"timeout": None, **TriggerArgs("a", WaitPolicy(), state).to_kwargs()}
 
     here = TriggerArgs.from_kwargs(AT, json.loads(json.dumps(kwargs))).state
     here.saw(run_of("BLOCKED"), AT, 0.0)
@@ -200,14 +201,14 @@ def test_the_unknown_statuses_that_were_warned_of_go_along():
 
 
 def test_an_unknown_status_that_an_earlier_release_saw_last_is_not_warned_of_again():
-    state = WaitState(seen_at=AT, status="PAUSED")
-    kwargs = {"timeout": None, **TriggerArgs("a", WaitPolicy(RUN_ID), state).to_kwargs(), "warned_of": None}
+    state = WaitState(RUN_ID, seen_at=AT, status="PAUSED")
+    kwargs = {"timeout": None, **TriggerArgs("a", WaitPolicy(), state).to_kwargs(), "warned_of": None}
 
     assert TriggerArgs.from_kwargs(AT, kwargs).state.saw(run_of("PAUSED"), AT, 0.0)[0] == []
 
 
 def test_a_wait_without_a_limit_stays_without_one():
-    kwargs = {"timeout": None, **TriggerArgs("a", WaitPolicy(RUN_ID)).to_kwargs()}
+    kwargs = {"timeout": None, **TriggerArgs("a", WaitPolicy(), WaitState(RUN_ID)).to_kwargs()}
 
     assert json.loads(json.dumps(kwargs, allow_nan=False))["deadline"] is None
     assert TriggerArgs.from_kwargs(AT, kwargs).policy.deadline == NEVER
@@ -228,18 +229,19 @@ def run_of(status="IN_PROGRESS", **fields):
 
 def event_of(run=None, outcome=Outcome.OVER, state=None, error=None):
     polled = None if error else PollResult(outcome, AT, run=run)
-    event = EventPayload(WaitPolicy(RUN_ID, deadline=AT), state or WaitState(), polled, error).to_event()
+    event = EventPayload(WaitPolicy(deadline=AT), state or WaitState(RUN_ID), polled, error).to_event()
     return json.loads(json.dumps(event))
 
 
 def make_policy(started_at, deadline):
-    return WaitPolicy(RUN_ID, started_at=started_at, deadline=deadline)
+    return WaitPolicy(started_at=started_at, deadline=deadline)
 
 
 @pytest.mark.parametrize("outcome", Outcome)
 def test_an_event_is_plain_json_and_says_the_same_on_the_other_side(outcome):
     run = run_of("COMPLETED" if outcome is Outcome.OVER else "IN_PROGRESS")
     state = WaitState(
+        RUN_ID,
         seen_at=AT,
         status="X",
         consecutive_failures=3,
@@ -248,20 +250,20 @@ def test_an_event_is_plain_json_and_says_the_same_on_the_other_side(outcome):
         warned_of=["X"],
     )
     sent = EventPayload(
-        WaitPolicy(RUN_ID, started_at=AT, deadline=AT + 60),
+        WaitPolicy(started_at=AT, deadline=AT + 60),
         state,
         PollResult(outcome, AT + 5, run, Sleep(55.0)),
     )
 
     event = sent.to_event()
-    got = EventPayload.from_event(json.loads(json.dumps(event, allow_nan=False)), make_policy)
+    got = EventPayload.from_event(json.loads(json.dumps(event, allow_nan=False)), RUN_ID, make_policy)
 
     assert json.loads(json.dumps(event)) == event
     assert got == sent
 
 
 def test_an_event_is_small_however_mad_the_api_is():
-    state = WaitState()
+    state = WaitState(RUN_ID)
     for number in range(500):
         mad = run_of(f"{chr(0x1F600) * 5000}{number}", currentStateName=chr(0x1F601) * 5000)
         state.saw(
@@ -272,7 +274,7 @@ def test_an_event_is_small_however_mad_the_api_is():
     state.failed("503 Service Unavailable", AT + 501)
 
     event = event_of(state=state, outcome=Outcome.TIMEOUT)
-    arguments = TriggerArgs("a", WaitPolicy(RUN_ID), state).to_kwargs()
+    arguments = TriggerArgs("a", WaitPolicy(), state).to_kwargs()
 
     assert len(json.dumps(event)) < 64 * KIB
     assert len(json.dumps(arguments)) < 32 * KIB
@@ -282,7 +284,7 @@ def test_an_event_is_small_however_mad_the_api_is():
 
 
 def test_a_status_of_the_api_is_kept_as_plain_text():
-    state = WaitState()
+    state = WaitState(RUN_ID)
     state.saw(run_of("PENDING"), AT, 0)
 
     assert type(state.status) is str
@@ -297,7 +299,9 @@ def test_the_run_in_an_event_is_as_the_api_sent_it():
 def test_a_run_that_is_over_is_over_whatever_the_event_calls_it():
     for outcome in Outcome:
         assert (
-            EventPayload.from_event(event_of(run_of("COMPLETED"), outcome), make_policy).polled.outcome
+            EventPayload.from_event(
+                event_of(run_of("COMPLETED"), outcome), RUN_ID, make_policy
+            ).polled.outcome
             is Outcome.OVER
         )
 
@@ -318,15 +322,16 @@ NO_TIMES = {
 @pytest.mark.parametrize("value", NO_TIMES.values(), ids=NO_TIMES)
 @pytest.mark.parametrize(
     "event",
-    [DONE, GroupEventPayload(WaitPolicy("", deadline=AT), Outcome.OVER).to_event()],
+    [DONE, GroupEventPayload(WaitPolicy(deadline=AT), Outcome.OVER).to_event()],
     ids=["one", "many"],
 )
 def test_what_is_no_time_is_refused_in_the_event_of_one_run_and_of_many(event, field, value):
     kind = EventPayload if "run" in event else GroupEventPayload
-    kind.from_event(event, make_policy)
+    ids = (RUN_ID,) if kind is EventPayload else ()
+    kind.from_event(event, *ids, make_policy)
 
     with pytest.raises(AnonProtocolError, match="not understood"):
-        kind.from_event({**event, field: value}, make_policy)
+        kind.from_event({**event, field: value}, *ids, make_policy)
 
 
 NO_EVENTS = {
@@ -397,7 +402,7 @@ def test_an_error_crosses_with_its_class_and_its_data(kind):
         error.field, error.conn_id = "host", "anon_default"
 
     event = event_of(error=error)
-    got = EventPayload.from_event(event, make_policy).error
+    got = EventPayload.from_event(event, RUN_ID, make_policy).error
 
     assert (type(got), str(got), got.retryable) == (kind, "no", kind.retryable)
     assert vars(got) == {**vars(error), "retryable": kind.retryable}
@@ -407,7 +412,7 @@ def test_an_error_crosses_with_its_class_and_its_data(kind):
 def test_whether_a_retry_may_help_crosses_too(retryable):
     error = exceptions.AnonConfigurationError("no", retryable=retryable)
 
-    assert EventPayload.from_event(event_of(error=error), make_policy).error.retryable is retryable
+    assert EventPayload.from_event(event_of(error=error), RUN_ID, make_policy).error.retryable is retryable
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from samples import NOW, payload
 from airflow_anon.core.flow import LogLine, Sleep
 from airflow_anon.core.group import MOST_WARNINGS, WaitGroup, counted, listed
 from airflow_anon.core.policy import WaitPolicy
-from airflow_anon.core.polling import Outcome, PollResult
+from airflow_anon.core.polling import PollResult
+from airflow_anon.core.state import Outcome
 from airflow_anon.exceptions import AnonProtocolError
 from airflow_anon.runs import WorkflowRun
 
@@ -15,7 +16,7 @@ ENDS = {"COMPLETED", "COMPLETED_WITH_NO_ACTION_TAKEN", "FAILED"}
 
 
 def group_of(*ids, fail_fast=True, **policy):
-    return WaitGroup(WaitPolicy("", started_at=NOW, **policy), ids or IDS, fail_fast=fail_fast)
+    return WaitGroup(WaitPolicy(started_at=NOW, **policy), ids or IDS, fail_fast=fail_fast)
 
 
 def seen(workflow_run_id, status, pause=60.0):

@@ -37,9 +37,9 @@ from airflow_anon.core.answers import (
 from airflow_anon.core.flow import ReloadConnection, Request, Sleep
 from airflow_anon.core.messages import ending, last_seen
 from airflow_anon.core.policy import WaitPolicy
-from airflow_anon.core.polling import Outcome, fetch_run, judge, poll, wait_for_run
+from airflow_anon.core.polling import fetch_run, judge, poll, wait_for_run
 from airflow_anon.core.probe import NIL_ID, probe
-from airflow_anon.core.state import WaitState
+from airflow_anon.core.state import Outcome, WaitState
 from airflow_anon.exceptions import (
     AnonAuthenticationError,
     AnonError,
@@ -80,12 +80,12 @@ REJECTIONS = [300, 301, 302, 304, 307, 308, 400, 402, 405, 406, 407, 409, 410, 4
 
 
 def policy(**options) -> WaitPolicy:
-    return WaitPolicy(RUN_ID, started_at=NOW, **options)
+    return WaitPolicy(started_at=NOW, **options)
 
 
 def seen(status: str = "IN_PROGRESS", at: float = NOW, **fields) -> WaitState:
     """Return what a wait remembers whose last good poll was *at*."""
-    state = WaitState(last_logged_at=at)
+    state = WaitState(RUN_ID, last_logged_at=at)
     state.saw(WorkflowRun.from_payload(payload(status, **fields)), at, 0.0)
     return state
 
@@ -101,7 +101,7 @@ def texts(played) -> list[str]:
 # The table of outcomes, row by row.
 
 
-@pytest.mark.parametrize("state", [WaitState(), seen("PENDING")], ids=["first poll", "later poll"])
+@pytest.mark.parametrize("state", [WaitState(RUN_ID), seen("PENDING")], ids=["first poll", "later poll"])
 @pytest.mark.parametrize(
     ("run", "outcome", "succeeded"),
     [
@@ -119,7 +119,7 @@ def texts(played) -> list[str]:
     ),
 )
 def test_a_run_that_is_seen_means_what_the_table_says(run, outcome, succeeded, state):
-    played = play(poll(policy(), WaitState(**state.to_json())), run)
+    played = play(poll(policy(), WaitState(RUN_ID, **state.to_json())), run)
 
     assert played.result.outcome is outcome
     assert played.result.run.succeeded is succeeded
@@ -139,7 +139,7 @@ def test_a_disturbance_after_a_good_poll_only_makes_the_wait_longer(disturbance)
 
 @disturbances
 def test_a_disturbance_at_the_first_poll_is_ridden_out(disturbance):
-    played = play(wait_for_run(policy(), WaitState()), disturbance, disturbance, payload("COMPLETED"))
+    played = play(wait_for_run(policy(), WaitState(RUN_ID)), disturbance, disturbance, payload("COMPLETED"))
 
     assert played.result.run.succeeded
     assert played.sleeps == [1.0, 2.0]
@@ -154,9 +154,9 @@ def test_contact_is_lost_when_a_disturbance_outlasts_the_tolerance(disturbance):
 
 
 @pytest.mark.parametrize("status", REJECTIONS)
-@pytest.mark.parametrize("state", [WaitState(), seen()], ids=["first poll", "later poll"])
+@pytest.mark.parametrize("state", [WaitState(RUN_ID), seen()], ids=["first poll", "later poll"])
 def test_a_rejection_ends_the_wait_at_once_and_names_status_and_target(status, state):
-    played = play(wait_for_run(policy(), WaitState(**state.to_json())), status)
+    played = play(wait_for_run(policy(), WaitState(RUN_ID, **state.to_json())), status)
 
     assert type(played.error) is AnonRejectedError
     assert str(status) in str(played.error)
@@ -172,7 +172,7 @@ def test_a_rejection_ends_the_wait_at_once_and_names_status_and_target(status, s
 )
 def test_a_redirect_is_explained_and_never_followed(status, is_redirect):
     played = play(
-        wait_for_run(policy(), WaitState()),
+        wait_for_run(policy(), WaitState(RUN_ID)),
         response(status, headers={"Location": "https://elsewhere.example/"}),
     )
 
@@ -182,7 +182,7 @@ def test_a_redirect_is_explained_and_never_followed(status, is_redirect):
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refused_credential_at_the_first_poll_fails_at_once(status):
-    played = play(wait_for_run(policy(), WaitState()), status)
+    played = play(wait_for_run(policy(), WaitState(RUN_ID)), status)
 
     assert type(played.error) is AnonAuthenticationError
     assert "'anon_test'" in str(played.error)
@@ -193,21 +193,23 @@ def test_a_refused_credential_at_the_first_poll_fails_at_once(status):
 
 @pytest.mark.parametrize("before", [[], [503], [404, 404]], ids=["at once", "after 503", "after 404"])
 def test_a_first_poll_that_an_old_token_is_refused_is_taken_with_the_new(before):
-    played = play(wait_for_run(policy(), WaitState()), *before, 401, payload("COMPLETED"), changed=[True])
+    played = play(
+        wait_for_run(policy(), WaitState(RUN_ID)), *before, 401, payload("COMPLETED"), changed=[True]
+    )
 
     assert played.result.run.succeeded
     assert len(played.sleeps) == len(before)
 
 
 def test_a_first_poll_with_a_new_token_has_its_patience():
-    played = play(poll(policy(), WaitState()), 401, 503, payload(), changed=[True])
+    played = play(poll(policy(), WaitState(RUN_ID)), 401, 503, payload(), changed=[True])
 
     assert played.result.run is not None
     assert played.sleeps == [1]
 
 
 def test_a_refused_credential_that_follows_a_disturbance_of_the_first_poll_fails_at_once():
-    played = play(wait_for_run(policy(), WaitState()), 503, 401)
+    played = play(wait_for_run(policy(), WaitState(RUN_ID)), 503, 401)
 
     assert type(played.error) is AnonAuthenticationError
     assert played.count(Request) == 2
@@ -247,14 +249,14 @@ def test_a_new_token_that_meets_a_disturbance_goes_on_waiting():
 
 def test_a_run_that_is_not_visible_yet_is_asked_for_again():
     played = play(
-        wait_for_run(policy(), WaitState()), 404, 404, 404, payload("PENDING"), payload("COMPLETED")
+        wait_for_run(policy(), WaitState(RUN_ID)), 404, 404, 404, payload("PENDING"), payload("COMPLETED")
     )
 
     assert played.result.run.succeeded
 
 
 def test_a_run_that_stays_invisible_is_no_such_run_after_a_minute():
-    played = play(wait_for_run(policy(), WaitState()), 404)
+    played = play(wait_for_run(policy(), WaitState(RUN_ID)), 404)
 
     assert type(played.error) is AnonNotFoundError
     assert "No such run, or not visible to this token" in str(played.error)
@@ -276,7 +278,7 @@ def test_a_run_that_disappears_fails_at_once_and_says_when_it_was_seen():
 
 
 def test_the_request_asks_for_the_run_of_the_plan():
-    played = play(poll(policy(), WaitState()), payload())
+    played = play(poll(policy(), WaitState(RUN_ID)), payload())
 
     assert played.steps[0] == Request(f"/api/v2/workflow-runs/{RUN_ID}")
 
@@ -316,7 +318,7 @@ def test_text_that_airflow_cannot_carry_is_handed_on_with_one_warning():
     strange = payload("IN_PROGRESS", currentStateName="done \ud83d")
     polls = (strange, strange, strange | {"status": "COMPLETED", "completedAt": COMPLETED_AT})
 
-    played = play(wait_for_run(policy(), WaitState()), *polls)
+    played = play(wait_for_run(policy(), WaitState(RUN_ID)), *polls)
 
     assert played.result.run.current_state_name == "done \ufffd"
     warnings = [line.text for line in played.told if line.level == "warning"]
@@ -349,7 +351,7 @@ def test_the_same_key_twice_is_no_run():
 
 
 def test_a_good_poll_has_its_time():
-    assert play(poll(policy(), WaitState()), payload("PENDING")).result.at == NOW
+    assert play(poll(policy(), WaitState(RUN_ID)), payload("PENDING")).result.at == NOW
 
 
 # The first poll.
@@ -413,28 +415,28 @@ def remembered(seconds):
 
 
 def test_what_somebody_else_was_told_does_not_end_the_patience_of_the_first_poll():
-    played = play(poll(policy(), WaitState()), remembered(120), remembered(30), payload())
+    played = play(poll(policy(), WaitState(RUN_ID)), remembered(120), remembered(30), payload())
 
     assert played.result.run is not None
     assert played.sleeps == [120, 30]
 
 
 def test_once_the_api_itself_has_answered_the_patience_of_the_first_poll_is_over():
-    played = play(poll(policy(), WaitState()), remembered(120), 503)
+    played = play(poll(policy(), WaitState(RUN_ID)), remembered(120), 503)
 
     assert type(played.error) is AnonUnavailableError
     assert played.sleeps == [120]
 
 
 def test_what_somebody_else_is_told_ends_the_first_poll_with_the_tolerance():
-    played = play(poll(policy(outage_tolerance=300), WaitState()), remembered(120))
+    played = play(poll(policy(outage_tolerance=300), WaitState(RUN_ID)), remembered(120))
 
     assert type(played.error) is AnonUnavailableError
     assert played.sleeps == [120, 120, 60]
 
 
 def test_the_deadline_shortens_the_patience_of_the_first_poll():
-    played = play(wait_for_run(policy(deadline=NOW + 10), WaitState()), 503)
+    played = play(wait_for_run(policy(deadline=NOW + 10), WaitState(RUN_ID)), 503)
 
     assert played.result.outcome is Outcome.TIMEOUT
     assert played.result.run is None
@@ -442,7 +444,7 @@ def test_the_deadline_shortens_the_patience_of_the_first_poll():
 
 
 def test_the_first_poll_after_a_deadline_is_still_taken():
-    played = play(wait_for_run(policy(deadline=NOW - 10), WaitState()), payload("COMPLETED"))
+    played = play(wait_for_run(policy(deadline=NOW - 10), WaitState(RUN_ID)), payload("COMPLETED"))
 
     assert played.result.outcome is Outcome.OVER
 
@@ -461,7 +463,7 @@ def test_the_log_says_what_the_first_poll_ran_into():
     ("poke_interval", "pause"), [(60.0, 60.0), (1.0, 1.0), (0.2, 1.0), (0.0, 1.0), (86400.0, 86400.0)]
 )
 def test_the_pause_is_the_interval_and_at_least_a_second(poke_interval, pause):
-    played = play(poll(policy(poke_interval=poke_interval), WaitState()), payload())
+    played = play(poll(policy(poke_interval=poke_interval), WaitState(RUN_ID)), payload())
 
     assert played.result.pause == Sleep(pause, pause * 0.05)
 
@@ -469,7 +471,7 @@ def test_the_pause_is_the_interval_and_at_least_a_second(poke_interval, pause):
 def test_the_interval_grows_with_backoff_and_never_leaves_its_bounds():
     waiting = policy(poke_interval=10, exponential_backoff=True, max_wait=100, deadline=NOW + 1000)
 
-    played = play(wait_for_run(waiting, WaitState()), payload())
+    played = play(wait_for_run(waiting, WaitState(RUN_ID)), payload())
 
     assert played.sleeps[:5] == [10, 20, 40, 80, 100]
     assert played.sleeps == sorted(played.sleeps[:-1]) + played.sleeps[-1:]
@@ -660,7 +662,7 @@ def test_a_wait_that_is_told_to_begin_later_sleeps_before_its_first_poll():
 
 
 def test_one_last_poll_is_taken_at_the_deadline():
-    played = play(wait_for_run(policy(deadline=NOW + 150), WaitState()), payload())
+    played = play(wait_for_run(policy(deadline=NOW + 150), WaitState(RUN_ID)), payload())
 
     assert played.polls_at == [NOW, NOW + 60, NOW + 120, NOW + 150]
     assert played.result.outcome is Outcome.TIMEOUT
@@ -668,7 +670,7 @@ def test_one_last_poll_is_taken_at_the_deadline():
 
 
 def test_a_run_that_is_over_at_the_last_poll_has_made_it():
-    played = play(wait_for_run(policy(deadline=NOW + 60), WaitState()), payload(), payload("COMPLETED"))
+    played = play(wait_for_run(policy(deadline=NOW + 60), WaitState(RUN_ID)), payload(), payload("COMPLETED"))
 
     assert played.result.outcome is Outcome.OVER
 
@@ -698,7 +700,7 @@ def test_a_poll_is_never_planned_beyond_the_deadline(answer, left):
 def test_a_deadline_and_a_person_s_limit_that_fall_together_are_the_deadline():
     waiting = policy(deadline=NOW + 60, user_input_timeout=60)
 
-    played = play(wait_for_run(waiting, WaitState()), payload("AWAITING_USER_INPUT"))
+    played = play(wait_for_run(waiting, WaitState(RUN_ID)), payload("AWAITING_USER_INPUT"))
 
     assert played.result.outcome is Outcome.TIMEOUT
 
@@ -708,7 +710,7 @@ def test_a_deadline_and_a_person_s_limit_that_fall_together_are_the_deadline():
 
 def test_a_short_disturbance_is_ridden_out():
     played = play(
-        wait_for_run(policy(), WaitState()), payload(), no_response(), 502, 503, payload("COMPLETED")
+        wait_for_run(policy(), WaitState(RUN_ID)), payload(), no_response(), 502, 503, payload("COMPLETED")
     )
 
     assert played.result.run.succeeded
@@ -812,7 +814,7 @@ def test_lost_contact_says_that_the_state_is_unknown_and_what_was_seen_last():
 
 
 def test_lost_contact_does_not_invent_a_status_that_was_not_kept():
-    error = play(wait_for_run(policy(), WaitState(seen_at=NOW)), 503).error
+    error = play(wait_for_run(policy(), WaitState(RUN_ID, seen_at=NOW)), 503).error
 
     assert "its last status was not kept" in str(error)
     assert "None" not in str(error)
@@ -838,7 +840,7 @@ def test_a_question_is_reported_once_and_again_when_the_run_asks_anew():
         payload("IN_PROGRESS"),
         payload("AWAITING_USER_INPUT", currentStateName="b"),
     ]
-    state = WaitState()
+    state = WaitState(RUN_ID)
 
     asked = [
         play(poll(policy(), state), answer, at=NOW + n).result.asks_for_input
@@ -856,15 +858,15 @@ def test_a_wait_stops_to_ask_a_person_only_if_told_to():
         payload("COMPLETED"),
     ]
 
-    stopped = play(wait_for_run(policy(), WaitState(), stop_for_input=True), *story)
-    unstopped = play(wait_for_run(policy(), WaitState()), *story)
+    stopped = play(wait_for_run(policy(), WaitState(RUN_ID), stop_for_input=True), *story)
+    unstopped = play(wait_for_run(policy(), WaitState(RUN_ID)), *story)
 
     assert (stopped.result.outcome, stopped.result.asks_for_input) == (Outcome.WAITING, True)
     assert unstopped.result.outcome is Outcome.OVER
 
 
 def test_a_wait_that_stopped_to_ask_goes_on_without_asking_again():
-    state = WaitState()
+    state = WaitState(RUN_ID)
     play(wait_for_run(policy(), state, stop_for_input=True), payload("AWAITING_USER_INPUT"))
 
     played = play(
@@ -881,7 +883,7 @@ def test_a_run_may_wait_for_a_person_for_days():
     def answered_after_three_days(now):
         return payload("AWAITING_USER_INPUT" if now < NOW + 3 * 86_400 else "COMPLETED")
 
-    played = play(wait_for_run(policy(), WaitState()), answered_after_three_days)
+    played = play(wait_for_run(policy(), WaitState(RUN_ID)), answered_after_three_days)
 
     assert played.result.run.succeeded
 
@@ -889,7 +891,9 @@ def test_a_run_may_wait_for_a_person_for_days():
 def test_a_person_who_takes_too_long_ends_the_wait_on_time():
     waiting = policy(user_input_timeout=100, deadline=NOW + 3600)
 
-    played = play(wait_for_run(waiting, WaitState()), payload("PENDING"), payload("AWAITING_USER_INPUT"))
+    played = play(
+        wait_for_run(waiting, WaitState(RUN_ID)), payload("PENDING"), payload("AWAITING_USER_INPUT")
+    )
 
     assert played.result.outcome is Outcome.USER_INPUT_TIMEOUT
     assert played.polls_at == [NOW, NOW + 60, NOW + 120, NOW + 160]
@@ -899,7 +903,7 @@ def test_only_the_time_spent_waiting_for_the_person_counts():
     waiting = policy(user_input_timeout=100)
     story = [payload("PENDING")] * 5 + [payload("AWAITING_USER_INPUT"), payload("IN_PROGRESS")] * 5
 
-    played = play(wait_for_run(waiting, WaitState()), *story, payload("COMPLETED"))
+    played = play(wait_for_run(waiting, WaitState(RUN_ID)), *story, payload("COMPLETED"))
 
     assert played.result.run.succeeded
 
@@ -908,7 +912,7 @@ def test_only_the_time_spent_waiting_for_the_person_counts():
 def test_how_long_a_person_has_been_waited_for_is_told_by_the_api_s_clock(skew):
     waiting = policy(user_input_timeout=100)
     asked_40_s_ago = response(200, payload("AWAITING_USER_INPUT"), headers={"Date": http_date(UPDATED + 40)})
-    state = WaitState()
+    state = WaitState(RUN_ID)
 
     played = play(poll(waiting, state), asked_40_s_ago, at=NOW + skew)
 
@@ -921,7 +925,7 @@ def test_how_long_a_person_has_been_waited_for_is_told_by_the_api_s_clock(skew):
 )
 def test_without_a_sensible_api_clock_the_wait_for_a_person_begins_when_it_is_seen(date):
     headers = {"Date": date} if date else {}
-    state = WaitState()
+    state = WaitState(RUN_ID)
 
     play(poll(policy(), state), response(200, payload("AWAITING_USER_INPUT"), headers=headers))
 
@@ -933,7 +937,7 @@ def test_a_person_who_was_asked_too_long_ago_is_over_time_at_the_first_poll():
         200, payload("AWAITING_USER_INPUT"), headers={"Date": http_date(UPDATED + 3600)}
     )
 
-    played = play(wait_for_run(policy(user_input_timeout=600), WaitState()), asked_an_hour_ago)
+    played = play(wait_for_run(policy(user_input_timeout=600), WaitState(RUN_ID)), asked_an_hour_ago)
 
     assert played.result.outcome is Outcome.USER_INPUT_TIMEOUT
     assert played.now == NOW
@@ -946,7 +950,7 @@ def test_a_person_has_the_whole_time_whatever_the_api_says_of_the_time_before_ou
     asked = response(200, payload("AWAITING_USER_INPUT"), headers={"Date": http_date(date)})
     waiting = policy(user_input_timeout=600)
 
-    played = play(wait_for_run(waiting, WaitState()), payload("IN_PROGRESS"), asked)
+    played = play(wait_for_run(waiting, WaitState(RUN_ID)), payload("IN_PROGRESS"), asked)
 
     assert played.result.outcome is Outcome.USER_INPUT_TIMEOUT
     assert played.now == NOW + 600
@@ -976,7 +980,7 @@ def test_an_outage_does_not_end_a_wait_for_a_person_who_may_have_answered():
 def test_an_unknown_status_is_waited_out_with_one_warning_for_each():
     story = ["QUEUED", "QUEUED", "BLOCKED", "QUEUED", "BLOCKED"]
 
-    played = play(wait_for_run(policy(), WaitState()), *map(payload, story), payload("COMPLETED"))
+    played = play(wait_for_run(policy(), WaitState(RUN_ID)), *map(payload, story), payload("COMPLETED"))
 
     warnings = [line.text for line in played.told if line.level == "warning"]
     assert played.result.run.succeeded
@@ -986,7 +990,7 @@ def test_an_unknown_status_is_waited_out_with_one_warning_for_each():
 
 
 def test_an_unknown_status_is_waited_for_no_longer_than_the_deadline():
-    state = WaitState()
+    state = WaitState(RUN_ID)
 
     played = play(wait_for_run(policy(deadline=NOW + 600), state), payload("QUEUED"))
 
@@ -996,7 +1000,7 @@ def test_an_unknown_status_is_waited_for_no_longer_than_the_deadline():
 
 def test_an_unknown_status_with_an_end_ends_the_wait_and_is_no_success():
     played = play(
-        wait_for_run(policy(), WaitState()), payload("CANCELLED", completedAt="2023-11-14T22:11:00Z")
+        wait_for_run(policy(), WaitState(RUN_ID)), payload("CANCELLED", completedAt="2023-11-14T22:11:00Z")
     )
 
     assert played.result.outcome is Outcome.OVER
@@ -1007,7 +1011,7 @@ def test_an_unknown_status_with_an_end_ends_the_wait_and_is_no_success():
 
 
 def test_a_wait_is_told_once_at_its_beginning():
-    played = play(wait_for_run(policy(deadline=NOW + 200), WaitState()), payload("PENDING"))
+    played = play(wait_for_run(policy(deadline=NOW + 200), WaitState(RUN_ID)), payload("PENDING"))
 
     line = (
         f"Waiting for workflow run {RUN_ID} of workflow {WORKFLOW_ID}, for at most 3 min 20 s, "
@@ -1017,7 +1021,7 @@ def test_a_wait_is_told_once_at_its_beginning():
 
 
 def test_a_wait_without_a_deadline_names_none():
-    played = play(poll(policy(), WaitState()), payload("PENDING"))
+    played = play(poll(policy(), WaitState(RUN_ID)), payload("PENDING"))
 
     assert "at most" not in texts(played)[0]
 
@@ -1025,7 +1029,7 @@ def test_a_wait_without_a_deadline_names_none():
 def test_each_change_is_one_line():
     story = ["PENDING", "PENDING", "IN_PROGRESS", "IN_PROGRESS", "COMPLETED"]
 
-    played = play(wait_for_run(policy(), WaitState()), *map(payload, story))
+    played = play(wait_for_run(policy(), WaitState(RUN_ID)), *map(payload, story))
 
     lines = texts(played)
     assert len(lines) == 3
@@ -1034,7 +1038,7 @@ def test_each_change_is_one_line():
 
 
 def test_the_end_says_how_long_it_took_and_where_the_time_went():
-    state = WaitState()
+    state = WaitState(RUN_ID)
     played = play(
         wait_for_run(policy(), state), *map(payload, ["PENDING", "PENDING", "IN_PROGRESS", "COMPLETED"])
     )
@@ -1049,7 +1053,7 @@ def test_the_end_says_how_long_it_took_and_where_the_time_went():
 
 
 def test_a_run_that_is_over_at_the_first_poll_is_not_said_to_have_been_waited_for():
-    state = WaitState()
+    state = WaitState(RUN_ID)
     played = play(wait_for_run(policy(), state), payload("FAILED", currentStateName="post_invoice"))
 
     line = ending(state, played.result.run)
@@ -1062,7 +1066,7 @@ def test_a_run_that_is_over_at_the_first_poll_is_not_said_to_have_been_waited_fo
 def test_a_thousand_polls_of_one_status_are_a_handful_of_lines(status, poke_interval, most):
     waiting = policy(poke_interval=poke_interval, deadline=NOW + 1000 * poke_interval)
 
-    played = play(wait_for_run(waiting, WaitState()), payload(status))
+    played = play(wait_for_run(waiting, WaitState(RUN_ID)), payload(status))
 
     assert played.count(Request) == 1001
     assert 1 < len(played.told) <= most
@@ -1114,8 +1118,8 @@ def test_a_last_poll_without_an_answer_promises_no_other():
 
 
 def test_of_a_run_that_was_never_seen_nothing_is_made_up():
-    assert last_seen(WaitState()) == "the run has not been seen"
-    assert last_seen(WaitState(seen_at=NOW)) == "its last status was not kept"
+    assert last_seen(WaitState(RUN_ID)) == "the run has not been seen"
+    assert last_seen(WaitState(RUN_ID, seen_at=NOW)) == "its last status was not kept"
 
 
 @pytest.mark.parametrize(
@@ -1145,7 +1149,7 @@ def test_a_driver_that_answers_a_request_with_nothing_is_a_bug_and_no_disturbanc
 )
 def test_judging_an_answer_agrees_with_what_it_means(answer, kind):
     understood = interpret(made(answer), RUN_ID)
-    state = WaitState()
+    state = WaitState(RUN_ID)
 
     assert understood.kind is kind
     if kind is AnswerKind.RUN:
@@ -1163,9 +1167,9 @@ def test_an_answer_about_another_run_is_named_as_such():
 
 
 def test_a_memory_that_went_through_json_goes_on_where_it_was():
-    state = WaitState()
+    state = WaitState(RUN_ID)
     play(poll(policy(), state), payload("AWAITING_USER_INPUT", jobRunId=JOB_RUN_ID))
-    kept = WaitState.from_json(json.loads(json.dumps(state.to_json())))
+    kept = WaitState.from_json(RUN_ID, json.loads(json.dumps(state.to_json())))
 
     played = play(poll(policy(user_input_timeout=60), kept), payload("AWAITING_USER_INPUT"), at=NOW + 60)
 

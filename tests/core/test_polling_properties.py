@@ -18,12 +18,11 @@ from airflow_anon.core.polling import (
     FIRST_POLL_PATIENCE,
     LONGEST_BACKOFF,
     SPREAD_OF_BACKOFF,
-    Outcome,
     fetch_run,
     wait_for_run,
 )
 from airflow_anon.core.probe import probe
-from airflow_anon.core.state import WaitState
+from airflow_anon.core.state import Outcome, WaitState
 from airflow_anon.exceptions import AnonConfigurationError, AnonError
 from airflow_anon.runs import WorkflowRun
 
@@ -126,7 +125,7 @@ people = st.none() | st.floats(0.0, 500.0)
 
 def policies(user_input_timeouts=people):
     return st.builds(
-        lambda left, **options: WaitPolicy(RUN_ID, started_at=NOW, deadline=NOW + left, **options),
+        lambda left, **options: WaitPolicy(started_at=NOW, deadline=NOW + left, **options),
         times_left,
         poke_interval=intervals,
         exponential_backoff=st.booleans(),
@@ -137,7 +136,9 @@ def policies(user_input_timeouts=people):
 
 
 states = st.builds(
-    lambda seen_before, ago: WaitState(seen_at=NOW - ago, status="PENDING") if seen_before else WaitState(),
+    lambda seen_before, ago: (
+        WaitState(RUN_ID, seen_at=NOW - ago, status="PENDING") if seen_before else WaitState(RUN_ID)
+    ),
     st.booleans(),
     st.floats(0.0, 1e4),
 )

@@ -50,7 +50,7 @@ def test_a_status_is_told_with_the_state_if_there_is_one():
 
 
 def test_a_poll_that_shows_nothing_new_is_no_news():
-    state = WaitState()
+    state = WaitState(RUN_ID)
     state.saw(run("IN_PROGRESS", "fetch"), NOW, 0.0)
 
     lines, entered = state.saw(run("IN_PROGRESS", "fetch"), NOW + 10, 0.0)
@@ -59,7 +59,7 @@ def test_a_poll_that_shows_nothing_new_is_no_news():
 
 
 def test_a_change_is_told_once_with_both_sides():
-    state = WaitState()
+    state = WaitState(RUN_ID)
     state.saw(run("PENDING"), NOW, 0.0)
 
     lines, _ = state.saw(run("IN_PROGRESS", "fetch"), NOW + 10, 0.0)
@@ -68,7 +68,7 @@ def test_a_change_is_told_once_with_both_sides():
 
 
 def test_a_change_of_the_state_alone_is_told_too():
-    state = WaitState()
+    state = WaitState(RUN_ID)
     state.saw(run("IN_PROGRESS", "fetch"), NOW, 0.0)
 
     lines, _ = state.saw(run("IN_PROGRESS", "post"), NOW + 10, 0.0)
@@ -79,7 +79,7 @@ def test_a_change_of_the_state_alone_is_told_too():
 
 
 def test_contact_after_an_outage_is_told_with_how_long_it_was():
-    state = WaitState()
+    state = WaitState(RUN_ID)
     state.saw(run("PENDING"), NOW, 0.0)
     state.failed("503", NOW + 10)
     state.failed("504", NOW + 20)
@@ -91,7 +91,7 @@ def test_contact_after_an_outage_is_told_with_how_long_it_was():
 
 
 def test_missed_polls_are_counted_and_the_first_is_dated():
-    state = WaitState()
+    state = WaitState(RUN_ID)
     state.saw(run("PENDING"), NOW, 0.0)
 
     state.failed("503", NOW + 10)
@@ -102,7 +102,7 @@ def test_missed_polls_are_counted_and_the_first_is_dated():
 
 
 def test_each_unknown_status_is_warned_of_once():
-    state = WaitState()
+    state = WaitState(RUN_ID)
 
     lines = []
     for number, status in enumerate(["PAUSED", "PAUSED", "PENDING", "PAUSED", "QUEUED", "PAUSED"]):
@@ -114,7 +114,7 @@ def test_each_unknown_status_is_warned_of_once():
 
 
 def test_an_unknown_status_that_has_ended_is_warned_of_as_such():
-    lines, _ = WaitState().saw(run("CANCELLED", completedAt="2023-11-14T22:11:00Z"), NOW, 0.0)
+    lines, _ = WaitState(RUN_ID).saw(run("CANCELLED", completedAt="2023-11-14T22:11:00Z"), NOW, 0.0)
 
     assert [line.level for line in lines] == ["warning"]
     assert "By its completedAt it has ended." in lines[0].text
@@ -133,7 +133,7 @@ def test_an_unknown_status_that_has_ended_is_warned_of_as_such():
     ],
 )
 def test_a_person_is_called_once_for_each_question(story, entries):
-    state = WaitState()
+    state = WaitState(RUN_ID)
 
     calls = []
     for number, scene in enumerate(story):
@@ -147,7 +147,7 @@ def test_a_person_is_called_once_for_each_question(story, entries):
 
 
 def test_the_wait_for_a_person_began_when_the_run_last_changed():
-    state = WaitState()
+    state = WaitState(RUN_ID)
 
     state.saw(run("AWAITING_USER_INPUT"), NOW, 120.0)
     state.saw(run("AWAITING_USER_INPUT"), NOW + 60, 180.0)
@@ -165,7 +165,7 @@ A_YEAR = 365 * 24 * HOURS
     ids=["at work", "another question"],
 )
 def test_the_wait_for_a_person_never_began_before_the_last_good_poll_that_saw_something_else(before, after):
-    state = WaitState()
+    state = WaitState(RUN_ID)
     for number, scene in enumerate([before, before, "consecutive_failures", after]):
         status, _, state_name = scene.partition("/")
         if scene == "consecutive_failures":
@@ -177,7 +177,7 @@ def test_the_wait_for_a_person_never_began_before_the_last_good_poll_that_saw_so
 
 
 def test_the_wait_for_a_person_began_when_the_api_says_it_did_after_the_last_good_poll():
-    state = WaitState()
+    state = WaitState(RUN_ID)
     state.saw(run("IN_PROGRESS"), NOW, None)
 
     state.saw(run("AWAITING_USER_INPUT"), NOW + HOURS, 600.0)
@@ -186,7 +186,7 @@ def test_the_wait_for_a_person_began_when_the_api_says_it_did_after_the_last_goo
 
 
 def test_what_only_counts_as_a_poll_says_nothing_of_when_the_wait_for_a_person_began():
-    state = WaitState(seen_at=NOW, status="IN_PROGRESS", polled_at=NOW - 5 * HOURS)
+    state = WaitState(RUN_ID, seen_at=NOW, status="IN_PROGRESS", polled_at=NOW - 5 * HOURS)
 
     state.saw(run("AWAITING_USER_INPUT"), NOW + 1, 4 * HOURS)
 
@@ -195,7 +195,7 @@ def test_what_only_counts_as_a_poll_says_nothing_of_when_the_wait_for_a_person_b
 
 def asked_before(hours, **fields):
     asked_at = NOW - hours * HOURS
-    return WaitState(seen_at=NOW, status="AWAITING_USER_INPUT", awaiting_since=asked_at, **fields)
+    return WaitState(RUN_ID, seen_at=NOW, status="AWAITING_USER_INPUT", awaiting_since=asked_at, **fields)
 
 
 def test_an_api_that_touches_a_run_while_it_is_watched_asks_nothing_anew():
@@ -207,7 +207,7 @@ def test_an_api_that_touches_a_run_while_it_is_watched_asks_nothing_anew():
 
 
 def test_the_wait_for_a_person_is_over_when_the_run_goes_on():
-    state = WaitState()
+    state = WaitState(RUN_ID)
     state.saw(run("AWAITING_USER_INPUT"), NOW, 0.0)
 
     state.saw(run("IN_PROGRESS"), NOW + 1, 0.0)
@@ -216,7 +216,7 @@ def test_the_wait_for_a_person_is_over_when_the_run_goes_on():
 
 
 def test_the_time_is_counted_for_the_status_it_was_spent_in():
-    state = WaitState()
+    state = WaitState(RUN_ID)
     state.saw(run("PENDING"), NOW, 0.0)
     state.saw(run("IN_PROGRESS"), NOW + 2, 0.0)
     state.failed("503", NOW + 5)
@@ -229,24 +229,24 @@ def test_the_time_is_counted_for_the_status_it_was_spent_in():
 
 
 def test_a_memory_survives_json():
-    state = WaitState()
+    state = WaitState(RUN_ID)
     state.saw(run("PAUSED", "fetch"), NOW, 0.0)
     state.saw(run("AWAITING_USER_INPUT"), NOW + 5, 3.0)
     state.failed("503 Service Unavailable", NOW + 10)
 
-    copy = WaitState.from_json(json.loads(json.dumps(state.to_json())))
+    copy = WaitState.from_json(RUN_ID, json.loads(json.dumps(state.to_json())))
 
     assert copy == state
 
 
 def test_fields_of_another_version_are_passed_over_and_missing_ones_have_a_default():
-    state = WaitState.from_json({"seen_at": 5.0, "mood": "sunny"})
+    state = WaitState.from_json(RUN_ID, {"seen_at": 5.0, "mood": "sunny"})
 
-    assert state == WaitState(seen_at=5.0)
+    assert state == WaitState(RUN_ID, seen_at=5.0)
 
 
 def test_what_is_remembered_of_an_api_gone_mad_stays_small():
-    state = WaitState()
+    state = WaitState(RUN_ID)
 
     warnings = []
     for number in range(1000):
@@ -260,7 +260,7 @@ def test_what_is_remembered_of_an_api_gone_mad_stays_small():
 
 @pytest.mark.parametrize("length", [120, 121, 10_000])
 def test_a_status_that_is_too_long_to_keep_is_still_the_same_at_the_next_poll(length):
-    state = WaitState()
+    state = WaitState(RUN_ID)
     seen = run("X" * length, "y" * length)
     state.saw(seen, NOW, 0.0)
 

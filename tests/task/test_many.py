@@ -32,7 +32,7 @@ from carry_out import (
 
 from airflow_anon.client.aiohttp_client import AsyncClient
 from airflow_anon.core import group_codec
-from airflow_anon.core.codec import TriggerArgs
+from airflow_anon.core.codec import policy_kwargs
 from airflow_anon.core.group import WaitGroup
 from airflow_anon.core.policy import WaitPolicy
 from airflow_anon.exceptions import (
@@ -688,12 +688,12 @@ def test_every_end_is_one_event_and_leaves_nothing(simulator, scripts, faults, o
 
 def test_arguments_and_event_of_thousands_of_runs_are_small(simulator):
     ids = [f"{number:08x}-9d1e-4b6b-8a70-1c2d3e4f5a60" for number in range(5000)]
-    group = WaitGroup(WaitPolicy("", deadline=1.75e9), ids, fail_fast=True, seen_at=1.7e9)
+    group = WaitGroup(WaitPolicy(deadline=1.75e9), ids, fail_fast=True, seen_at=1.7e9)
     for number, member in enumerate(group.members.values()):
-        member.state.status = ["IN_PROGRESS", "PENDING"][number % 7 == 0]
-        member.state.state_name = f"a_state_{number % 5}"
+        member.status = ["IN_PROGRESS", "PENDING"][number % 7 == 0]
+        member.state_name = f"a_state_{number % 5}"
         if number % 100 == 0:
-            member.state.awaiting_since = 1.7e9 + number
+            member.awaiting_since = 1.7e9 + number
 
     event = group_codec.GroupEventPayload.of(group).to_event(group)
     kept = group_codec.to_json(group)
@@ -871,7 +871,7 @@ def test_two_questions_of_which_no_worker_saw_the_first_answered_count_as_one(si
     clock.sleep(5.5 * 3600)
     error = AnonUnavailableError("Lost contact.", workflow_run_id=ids[1])
     event = group_codec.GroupEventPayload(
-        WaitPolicy("", clock.time(), clock.time() + 86400), error=error
+        WaitPolicy(clock.time(), clock.time() + 86400), error=error
     ).to_event()
 
     with pytest.raises(TaskDeferred):
@@ -881,11 +881,11 @@ def test_two_questions_of_which_no_worker_saw_the_first_answered_count_as_one(si
 
 
 def test_when_each_run_was_really_seen_goes_along_to_the_triggerer_and_to_the_next_poll():
-    policy = WaitPolicy("", started_at=100.0)
+    policy = WaitPolicy(started_at=100.0)
     group = WaitGroup(policy, [ID, OTHER_ID], fail_fast=True)
     for member, seen_at in zip(group.members.values(), (500.7, 800.2), strict=True):
-        member.state.status, member.state.seen_at, member.state.polled_at = "IN_PROGRESS", seen_at, seen_at
-    arguments = TriggerArgs("a", policy, next_poll_at=900.0).to_kwargs_of_policy()
+        member.status, member.seen_at, member.polled_at = "IN_PROGRESS", seen_at, seen_at
+    arguments = policy_kwargs("a", policy, 900.0, asks_for_input=False)
     kwargs = json.loads(json.dumps({**arguments, **group_codec.to_kwargs(group, all_ids=False)}))
 
     in_triggerer = group_codec.from_kwargs(policy, kwargs, 5000.0)
@@ -894,14 +894,14 @@ def test_when_each_run_was_really_seen_goes_along_to_the_triggerer_and_to_the_ne
     )
 
     for there in (in_triggerer, on_worker):
-        assert [member.state.polled_at for member in there.members.values()] == [500, 800]
+        assert [member.polled_at for member in there.members.values()] == [500, 800]
 
 
 def test_an_unknown_status_that_the_triggerer_warned_of_before_an_error_is_not_warned_of_again(
     simulator, clock, caplog, capsys
 ):
     ids = created(simulator, "UNKNOWN:QUEUED 24h, COMPLETED", "PENDING 24h, COMPLETED")
-    group = WaitGroup(WaitPolicy("", clock.time(), clock.time() + 600), ids, fail_fast=True)
+    group = WaitGroup(WaitPolicy(clock.time(), clock.time() + 600), ids, fail_fast=True)
     group.warned_of.append("QUEUED")
     error = AnonUnavailableError("Lost contact.", workflow_run_id=ids[1])
     event = group_codec.GroupEventPayload(group.policy, error=error).to_event(group)
@@ -983,7 +983,7 @@ def test_lost_contact_in_the_triggerer_alone_is_no_lost_contact(simulator, clock
     kept = deferral_of(sensor, clock).kwargs
     error = AnonUnavailableError("Lost contact.", workflow_run_id=ids[1])
     event = group_codec.GroupEventPayload(
-        WaitPolicy("", clock.time(), clock.time() + 600), error=error
+        WaitPolicy(clock.time(), clock.time() + 600), error=error
     ).to_event()
 
     with pytest.raises(TaskDeferred):
@@ -996,7 +996,7 @@ def test_lost_contact_in_the_triggerer_alone_is_no_lost_contact(simulator, clock
 def test_an_error_about_no_run_holds_while_any_is_silent(simulator, clock):
     ids = created(simulator, "PENDING 24h, COMPLETED", "PENDING 24h, COMPLETED")
     event = group_codec.GroupEventPayload(
-        WaitPolicy("", clock.time(), clock.time() + 600), error=AnonUnavailableError("Lost contact.")
+        WaitPolicy(clock.time(), clock.time() + 600), error=AnonUnavailableError("Lost contact.")
     ).to_event()
     simulator.add_faults("503", ids[1])
 
@@ -1121,8 +1121,8 @@ def test_an_event_that_an_earlier_release_fired_is_understood(simulator, clock, 
 
 
 def test_what_an_earlier_release_stored_is_still_known():
-    group = WaitGroup(WaitPolicy(""), STORED_IDS, fail_fast=True)
-    event = group_codec.GroupEventPayload(WaitPolicy("")).to_event()
+    group = WaitGroup(WaitPolicy(), STORED_IDS, fail_fast=True)
+    event = group_codec.GroupEventPayload(WaitPolicy()).to_event()
     _, arguments = trigger_for(STORED_IDS).serialize()
 
     for (case,) in (parameters.values for parameters in stored("events_of_many")):

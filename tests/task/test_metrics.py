@@ -16,8 +16,8 @@ from samples import NOW, no_response, payload, response
 from statsd_server import start_stats, statsd
 
 from airflow_anon.core.policy import WaitPolicy
-from airflow_anon.core.polling import Outcome, PollResult
-from airflow_anon.core.state import WaitState
+from airflow_anon.core.polling import PollResult
+from airflow_anon.core.state import Outcome, WaitState
 from airflow_anon.exceptions import AnonError, AnonUnavailableError
 from airflow_anon.hooks import AnonHook
 from airflow_anon.runs import WorkflowRun, WorkflowRunStatus
@@ -364,7 +364,7 @@ def test_polls_without_a_wait_are_counted_too(simulator, clock, server):
 def test_what_cuts_a_wait_short_has_a_name(server, error, outcome):
     with (
         pytest.raises(type(error)),
-        WaitMetrics("anon_default", WaitPolicy("an id", started_at=NOW)).to_its_end(),
+        WaitMetrics("anon_default", WaitPolicy(started_at=NOW)).to_its_end(),
     ):
         raise error
 
@@ -454,4 +454,4 @@ def test_every_outcome_is_documented():
 
 
 def test_a_memory_of_an_earlier_version_is_read():
-    assert WaitState.from_json({"status": "PENDING"}).queued_seconds is None
+    assert WaitState.from_json("an id", {"status": "PENDING"}).queued_seconds is None

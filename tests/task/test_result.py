@@ -4,8 +4,8 @@ import pytest
 from samples import NOW, RUN_ID, payload
 
 from airflow_anon.core.policy import WaitPolicy
-from airflow_anon.core.polling import Outcome, PollResult
-from airflow_anon.core.state import WaitState
+from airflow_anon.core.polling import PollResult
+from airflow_anon.core.state import Outcome, WaitState
 from airflow_anon.exceptions import (
     AnonUnknownStatusError,
     AnonUserInputTimeoutError,
@@ -57,8 +57,8 @@ def test_an_end_in_a_status_that_nobody_knows_is_no_failure_and_no_success():
     ],
 )
 def test_a_limit_that_is_over_is_named_with_what_was_seen_last(outcome, awaiting_since, kind, words):
-    policy = WaitPolicy(RUN_ID, started_at=NOW, deadline=NOW + 600, user_input_timeout=120.0)
-    state = WaitState(seen_at=NOW + 590, status="IN_PROGRESS", awaiting_since=awaiting_since)
+    policy = WaitPolicy(started_at=NOW, deadline=NOW + 600, user_input_timeout=120.0)
+    state = WaitState(RUN_ID, seen_at=NOW + 590, status="IN_PROGRESS", awaiting_since=awaiting_since)
 
     with pytest.raises(kind) as raised:
         ended_run(policy, state, PollResult(outcome, NOW + 600))

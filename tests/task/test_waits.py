@@ -26,8 +26,8 @@ from carry_out import (
 
 from airflow_anon.core.codec import SETTLED_AFTER, EventPayload
 from airflow_anon.core.policy import WaitPolicy
-from airflow_anon.core.polling import Outcome, PollResult
-from airflow_anon.core.state import WaitState
+from airflow_anon.core.polling import PollResult
+from airflow_anon.core.state import Outcome, WaitState
 from airflow_anon.exceptions import (
     AnonAuthenticationError,
     AnonProtocolError,
@@ -419,9 +419,9 @@ def test_a_wait_that_ends_in_silence_times_out_with_what_was_seen_last(api):
     sensor = AnonWorkflowRunSensor(task_id="wait", workflow_run_id=run_id, deferrable=True, timeout=60)
     now = api[1].time()
     state = WaitState(
-        seen_at=now - 50, status="IN_PROGRESS", state_name="post_invoice", consecutive_failures=1
+        run_id, seen_at=now - 50, status="IN_PROGRESS", state_name="post_invoice", consecutive_failures=1
     )
-    returned = EventPayload(WaitPolicy(run_id, now - 61, now - 1), state, PollResult(Outcome.TIMEOUT, now))
+    returned = EventPayload(WaitPolicy(now - 61, now - 1), state, PollResult(Outcome.TIMEOUT, now))
     api[0].start_outage("503")
 
     with pytest.raises(AnonWaitTimeoutError, match="no answer: 503 Service Unavailable") as timed_out:
