@@ -12,16 +12,15 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHo
 
 from airflow_anon import get_provider_info
 from airflow_anon.client.endpoint import Endpoint
+from airflow_anon.core.group import WaitGroup
 from airflow_anon.core.ids import normalise_id
-from airflow_anon.core.messages import ending
 from airflow_anon.core.policy import WaitPolicy
 from airflow_anon.core.polling import fetch_run, wait_for_run
 from airflow_anon.core.probe import probe
 from airflow_anon.core.sanitize import fit_text
-from airflow_anon.core.state import WaitState
 from airflow_anon.exceptions import AnonConfigurationError, AnonError, AnonUnreadableConnectionError
 from airflow_anon.task.metrics import counted_wait, poll_counter
-from airflow_anon.task.result import ended_run, result_of
+from airflow_anon.task.result import result_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -113,8 +112,8 @@ class AnonHook(BaseHook):
         :raises AnonWaitTimeoutError: *timeout* or *user_input_timeout* is over.
         :raises AnonError: the wait could not go on.
         """
-        state = WaitState(normalise_id(workflow_run_id))
-        policy = self._policy(
+        group = self._group(
+            workflow_run_id,
             timeout,
             poke_interval=poke_interval,
             exponential_backoff=exponential_backoff,
@@ -122,9 +121,10 @@ class AnonHook(BaseHook):
             outage_tolerance=outage_tolerance,
             user_input_timeout=user_input_timeout,
         )
-        with counted_wait(self.anon_conn_id, policy, state) as count:
-            count.polled = self.drive(wait_for_run(policy, state))
-            return self._concluded(policy, state, count.polled)
+        with counted_wait(self.anon_conn_id, group) as count:
+            (state,) = group.members.values()
+            count.polled = self.drive(wait_for_run(group.policy, state))
+            return self._concluded(group, count.polled)
 
     async def aget_workflow_run(self, workflow_run_id: str | UUID) -> WorkflowRun:
         """Poll a run once, like :meth:`get_workflow_run`, without blocking the event loop."""
@@ -142,8 +142,8 @@ class AnonHook(BaseHook):
         user_input_timeout: float | None = None,
     ) -> WorkflowRun:
         """Wait for a run like :meth:`wait_for_workflow_run`, without blocking the event loop."""
-        state = WaitState(normalise_id(workflow_run_id))
-        policy = self._policy(
+        group = self._group(
+            workflow_run_id,
             timeout,
             poke_interval=poke_interval,
             exponential_backoff=exponential_backoff,
@@ -151,9 +151,10 @@ class AnonHook(BaseHook):
             outage_tolerance=outage_tolerance,
             user_input_timeout=user_input_timeout,
         )
-        with counted_wait(self.anon_conn_id, policy, state) as count:
-            count.polled = await self.adrive(wait_for_run(policy, state))
-            return self._concluded(policy, state, count.polled)
+        with counted_wait(self.anon_conn_id, group) as count:
+            (state,) = group.members.values()
+            count.polled = await self.adrive(wait_for_run(group.policy, state))
+            return self._concluded(group, count.polled)
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask the API for a run that does not exist, and say what the answer tells about the connection."""
@@ -369,15 +370,18 @@ class AnonHook(BaseHook):
         return self.get_conn().reload(endpoint)
 
     @staticmethod
-    def _policy(timeout: float, **options: Any) -> WaitPolicy:
+    def _group(workflow_run_id: str | UUID, timeout: float, **options: Any) -> WaitGroup:
         now = time.time()
-        return WaitPolicy(started_at=now, deadline=now + timeout, **options)
+        policy = WaitPolicy(started_at=now, deadline=now + timeout, **options)
+        return WaitGroup(policy, [normalise_id(workflow_run_id)])
 
-    def _concluded(self, policy: WaitPolicy, state: WaitState, polled: PollResult) -> WorkflowRun:
-        run = ended_run(policy, state, polled)
-        self.log_line(ending(state, run))
-        result_of(run)
-        return run
+    def _concluded(self, group: WaitGroup, polled: PollResult) -> WorkflowRun:
+        for state in group.members.values():
+            group.take(state, polled)
+        for line in group.ending():
+            self.log_line(line)
+        result_of(group)
+        return group.runs[0]
 
 
 def write(log: Any, line: LogLine) -> None:

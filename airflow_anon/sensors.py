@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from airflow.triggers.base import StartTriggerArgs
 
     from airflow_anon.hooks import AnonHook
-    from airflow_anon.task.waits import BaseWait
-    from airflow_anon.triggers import AnonWorkflowRunsTrigger, AnonWorkflowRunTrigger, WaitingTrigger
+    from airflow_anon.task.waits import Wait
+    from airflow_anon.triggers import AnonWorkflowRunTrigger
 
 DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
 UserInputCallback = Callable[["Context"], Any]
@@ -40,6 +40,8 @@ class _OfInstance(property):
 class _WaitingSensor(BaseSensorOperator):
     """What the sensors have in common: all but what they wait for."""
 
+    ids_parameter = "workflow_run_id"
+    fail_fast = True
     stays_on_worker = False
     asked_to_start_in_triggerer = False  # until it is known
 
@@ -102,12 +104,25 @@ class _WaitingSensor(BaseSensorOperator):
         """What the scheduler starts the trigger with."""
         return self._new_wait().start_trigger_args() if self.start_from_trigger else None
 
-    def _new_wait(self) -> BaseWait[Any]:
-        raise NotImplementedError  # pragma: no cover  each sensor has its own
+    def _new_wait(self) -> Wait:
+        # Loaded when a wait begins: a DAG file that is only parsed does without.
+        from airflow_anon.task.waits import Wait
+
+        return Wait(self)
 
     @property
-    def trigger_class(self) -> type[WaitingTrigger]:
+    def trigger_class(self) -> type[AnonWorkflowRunTrigger]:
         """What waits in the triggerer."""
+        from airflow_anon.triggers import AnonWorkflowRunTrigger
+
+        return AnonWorkflowRunTrigger
+
+    def ids(self) -> list[str]:
+        """Return the ids, checked."""
+        raise NotImplementedError  # pragma: no cover  each sensor has its own
+
+    def shaped(self, values: list[Any]) -> Any:
+        """Return a value for each id in the shape that the sensor has for ids and XCom."""
         raise NotImplementedError  # pragma: no cover  each sensor has its own
 
     @cached_property
@@ -118,7 +133,7 @@ class _WaitingSensor(BaseSensorOperator):
         return AnonHook(self.anon_conn_id)
 
     @cached_property
-    def _wait(self) -> BaseWait[Any]:
+    def _wait(self) -> Wait:
         return self._new_wait()
 
     def execute(self, context: Context) -> Any:
@@ -137,9 +152,9 @@ class _WaitingSensor(BaseSensorOperator):
         """Poll once; a deferrable sensor goes on in the triggerer if there is more to wait for."""
         return self._wait.poke(context)
 
-    def execute_complete(self, context: Context, event: Any = None, kept: Any = None) -> Any:
-        """Judge what the trigger saw, by the rules of a sensor that looks for itself."""
-        return self._wait.resume(context, event, kept)
+    def execute_complete(self, context: Context, event: Any = None) -> Any:
+        """Judge what the trigger saw, by the rules of a sensor that polls itself."""
+        return self._wait.resume(context, event)
 
     def execute_failed(self, context: Context, error: str = "", traceback: list[str] | None = None) -> Any:
         """Poll once more after the trigger broke off, or was not run in time."""
@@ -223,18 +238,15 @@ class AnonWorkflowRunSensor(_WaitingSensor):
         )
         self.workflow_run_id = workflow_run_id
 
-    def _new_wait(self) -> BaseWait[Any]:
-        # Loaded when a wait begins: a DAG file that is only parsed does without.
-        from airflow_anon.task.waits import Wait
+    def ids(self) -> list[str]:
+        """Return the id, checked."""
+        from airflow_anon.core.ids import normalise_id
 
-        return Wait(self)
+        return [normalise_id(self.workflow_run_id)]
 
-    @property
-    def trigger_class(self) -> type[AnonWorkflowRunTrigger]:
-        """What waits in the triggerer."""
-        from airflow_anon.triggers import AnonWorkflowRunTrigger
-
-        return AnonWorkflowRunTrigger
+    def shaped(self, values: list[Any]) -> Any:
+        """Return the value for the one id."""
+        return values[0]
 
 
 class AnonWorkflowRunsSensor(_WaitingSensor):
@@ -254,6 +266,7 @@ class AnonWorkflowRunsSensor(_WaitingSensor):
     """
 
     template_fields: Sequence[str] = ("workflow_run_ids", "anon_conn_id")
+    ids_parameter = "workflow_run_ids"
 
     def __init__(
         self,
@@ -284,17 +297,15 @@ class AnonWorkflowRunsSensor(_WaitingSensor):
         self.workflow_run_ids = workflow_run_ids
         self.fail_fast = fail_fast
 
-    def _new_wait(self) -> BaseWait[Any]:
-        from airflow_anon.task.many import ManyWait
+    def ids(self) -> list[str]:
+        """Return the ids, checked."""
+        from airflow_anon.core.ids import read_ids
 
-        return ManyWait(self)
+        return read_ids(self.workflow_run_ids)
 
-    @property
-    def trigger_class(self) -> type[AnonWorkflowRunsTrigger]:
-        """What waits in the triggerer."""
-        from airflow_anon.triggers import AnonWorkflowRunsTrigger
-
-        return AnonWorkflowRunsTrigger
+    def shaped(self, values: list[Any]) -> list[Any]:
+        """Return the values, in the order of the ids."""
+        return values
 
 
 def seconds(name: str, value: object) -> float:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 import traceback
-from abc import abstractmethod
-from functools import cache
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +11,19 @@ from airflow.triggers.base import BaseTrigger, TaskSkippedEvent, TaskSuccessEven
 
 from airflow_anon.client.timer import coalesced_sleep
 from airflow_anon.core.codec import (
+    MOST_IN_EVENT,
     SETTLED_AFTER,
     TRIGGER_GRACE,
-    EventPayload,
-    TriggerArgs,
+    from_kwargs,
     policy_from_kwargs,
+    to_event,
 )
 from airflow_anon.core.group import WaitGroup
-from airflow_anon.core.group_codec import GroupEventPayload, from_kwargs
-from airflow_anon.core.ids import normalise_id, plain
-from airflow_anon.core.messages import ending
-from airflow_anon.core.policy import OPTIONS
+from airflow_anon.core.ids import plain
+from airflow_anon.core.policy import NEVER, OPTIONS
 from airflow_anon.core.polling import FIRST_POLL_PATIENCE, PollResult, poll, wait_for_run
 from airflow_anon.core.sanitize import fit
-from airflow_anon.core.state import Outcome, WaitState
+from airflow_anon.core.state import Outcome
 from airflow_anon.exceptions import AnonError
 from airflow_anon.hooks import AnonHook, write
 from airflow_anon.links import NOT_KEPT, link_xcom, place_of, plain_xcom, run_url
@@ -39,15 +36,41 @@ if TYPE_CHECKING:
 
     from airflow_anon.client.shared_client import SharedClient
     from airflow_anon.core.flow import LogLine
-    from airflow_anon.core.policy import WaitPolicy
+    from airflow_anon.core.state import WaitState
 
 
-class WaitingTrigger(BaseTrigger):
-    """What the triggers have in common: all but what they wait for."""
+class AnonWorkflowRunTrigger(BaseTrigger):
+    """
+    Waits until a workflow run is over, or many are, and fires one event, which the sensor judges.
+
+    Its class path and its arguments are kept in Airflow's database: they hold plain values and no
+    credential. Times are in seconds, ``started_at``, ``deadline`` and all that end in ``_at`` since the
+    epoch. The options of the sensor, such as ``poke_interval`` and ``outage_tolerance``, have
+    the same names here. Arguments that a later version of the package wrote are ignored.
+
+    :param workflow_run_id: the run's UUID.
+    :param workflow_run_ids: the UUIDs of many runs, in place of that.
+    :param fail_fast: of many: fire with the first run that does not end well.
+    :param anon_conn_id: the Airflow connection to the API.
+    :param started_at: when the wait began; now, if left out.
+    :param deadline: when it is to end; *timeout* after its beginning, if left out.
+    :param deferred_at: when the task left its worker for the triggerer, if it did.
+    :param next_poll_at: when to poll next; at once, if left out.
+    :param asks_for_input: fire also when a run begins to wait for user input.
+    :param seen_at: when all runs had been seen, if they had.
+    :param seen_as: how they were seen then: lists of the numbers of runs in *workflow_run_ids* (such as ``0-3,7``)
+        and what is known of each of them.
+    :param warned_of: the unknown statuses that the log has been warned of.
+    :param end_from_trigger: end the task here if its runs ended well, instead of on a worker; then
+        *skip_on_no_action* and *do_xcom_push* mean what they mean for the sensor.
+    """
 
     def __init__(
         self,
         *,
+        workflow_run_id: str | None = None,
+        workflow_run_ids: list[str] | str | None = None,
+        fail_fast: bool = True,
         anon_conn_id: str = AnonHook.default_conn_name,
         timeout: float | None = None,
         started_at: float | None = None,
@@ -56,12 +79,17 @@ class WaitingTrigger(BaseTrigger):
         next_poll_at: float = 0.0,
         asks_for_input: bool = False,
         seen_at: float | None = None,
+        seen_as: list[list[Any]] | None = None,
+        warned_of: list[str] | None = None,
         end_from_trigger: bool = False,
         skip_on_no_action: bool = False,
         do_xcom_push: bool = True,
         **others: Any,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.workflow_run_id = plain(workflow_run_id)
+        self.workflow_run_ids = plain(workflow_run_ids)
+        self.fail_fast = fail_fast
         self.anon_conn_id = anon_conn_id
         self.timeout = timeout
         self.started_at = started_at
@@ -70,6 +98,8 @@ class WaitingTrigger(BaseTrigger):
         self.next_poll_at = next_poll_at
         self.asks_for_input = asks_for_input
         self.seen_at = seen_at
+        self.seen_as = seen_as or []
+        self.warned_of = warned_of or []
         self.end_from_trigger = end_from_trigger
         self.skip_on_no_action = skip_on_no_action
         self.do_xcom_push = do_xcom_push
@@ -82,9 +112,8 @@ class WaitingTrigger(BaseTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments, as Airflow keeps them."""
-        kind = type(self)
-        return f"airflow_anon.triggers.{kind.__name__}", {
-            name: fit(getattr(self, name)) for name in arguments_of(kind)
+        return "airflow_anon.triggers.AnonWorkflowRunTrigger", {
+            name: fit(getattr(self, name)) for name in ARGUMENTS
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -100,9 +129,84 @@ class WaitingTrigger(BaseTrigger):
             event = TriggerEvent(fit(event))
         yield event
 
-    @abstractmethod
     async def _wait_to_its_end(self) -> TriggerEvent | dict[str, Any]:
         """Return the event that ends the task, or the payload of the one with which it goes on on a worker."""
+        now = time.time()
+        arguments = vars(self) | self._limits()
+        group, error = WaitGroup(policy_from_kwargs(now, arguments)), None
+        try:
+            group = from_kwargs(group.policy, arguments, now)
+            await self._wait(group, self.next_poll_at - now)
+        except AnonError as caught:
+            error = caught
+        count = WaitMetrics(self.anon_conn_id, group)
+        if self.started_at is None:
+            # Not before: at its start a trigger cannot tell whether another triggerer had started it.
+            count.start()
+        if error is None and group.all_well and (end := await self._good_end(group)) is not None:
+            for line in group.ending():
+                self.log_line(line)
+            count.polled = group.result()
+            count.end()
+            return end
+        return to_event(group, error)
+
+    async def _wait(self, group: WaitGroup, delay: float) -> None:
+        group.room = NEVER if self.end_from_trigger else MOST_IN_EVENT
+        if group.alone is not None:
+            group.take(group.alone, await self._wait_for_one(group, group.alone, delay))
+            return
+
+        def log_line(line: LogLine) -> None:
+            for chosen in group.lines(line, time.time()):
+                self.log_line(chosen)
+
+        waits = {
+            state.workflow_run_id: wait_for_run(
+                group.policy, state, delay=delay, stop_for_input=self.asks_for_input
+            )
+            for state in group.unfinished
+        }
+        await AnonHook(self.anon_conn_id).adrive_each(
+            waits,
+            # What is still waiting has stopped for user input.
+            lambda run_id, polled: (
+                group.take(group.member(run_id), polled) or polled.outcome is Outcome.WAITING
+            ),
+            log_line=log_line,
+            retry_unreadable_connection=True,
+        )
+
+    async def _wait_for_one(self, group: WaitGroup, state: WaitState, delay: float) -> PollResult:
+        """Wait for a single run, without a task of its own."""
+        from airflow_anon.client.aiohttp_client import adrive
+
+        client = AnonHook(self.anon_conn_id).acquire()
+        try:
+            flow = wait_for_run(
+                group.policy,
+                state,
+                delay=delay,
+                before=await self._first_poll(client, group, state) if self._limits() else None,
+                stop_for_input=self.asks_for_input,
+            )
+            return await adrive(client, flow, log_line=self.log_line, retry_unreadable_connection=True)
+        finally:
+            await client.release()
+
+    async def _first_poll(self, client: SharedClient, group: WaitGroup, state: WaitState) -> PollResult:
+        """Poll, and keep the link to the run, as a sensor does that starts on a worker."""
+        from airflow_anon.client.aiohttp_client import adrive
+
+        flow = poll(group.policy, state)
+        polled = await adrive(client, flow, log_line=self.log_line, retry_unreadable_connection=True)
+        if self.workflow_run_ids is None and client.endpoint is not None and polled.run is not None:
+            try:
+                url = run_url(client.endpoint, polled.run.id, polled.run.workflow_id)
+                await plain_xcom().aset(**link_xcom(self.task_instance, url))
+            except Exception:
+                self.log.warning(NOT_KEPT, exc_info=True)
+        return polled
 
     async def _let_scheduler_settle(self) -> None:
         """
@@ -115,10 +219,6 @@ class WaitingTrigger(BaseTrigger):
         left = min(self.deferred_at + SETTLED_AFTER - time.time(), SETTLED_AFTER)  # clocks may differ
         if left > 0:
             await coalesced_sleep(left)
-
-    def _arguments(self) -> dict[str, Any]:
-        """Return the arguments, with the times of a wait that was started without a worker."""
-        return vars(self) | self._limits()
 
     def _limits(self) -> dict[str, float]:
         """
@@ -135,7 +235,7 @@ class WaitingTrigger(BaseTrigger):
         seen = {"seen_at": started_at} if time.time() - started_at > FIRST_POLL_PATIENCE else {}
         return {"started_at": started_at, "deadline": deadline, **seen}
 
-    async def _good_end(self, xcom: Any, *, took_no_action: bool) -> TriggerEvent | None:
+    async def _good_end(self, group: WaitGroup) -> TriggerEvent | None:
         """
         End the task here, without a worker, if that is wished and loses nothing; None if it is for a worker to do.
 
@@ -146,9 +246,11 @@ class WaitingTrigger(BaseTrigger):
         if obstacle := reason_to_end_elsewhere(self.task_instance):
             self.log.info("The task ends on a worker, not in the triggerer: %s.", obstacle)
             return None
-        if took_no_action and self.skip_on_no_action:
+        if group.took_no_action and self.skip_on_no_action:
             return TaskSkippedEvent()
         if self.do_xcom_push:
+            payloads = group.payloads()
+            xcom = payloads[0] if self.workflow_run_ids is None else payloads
             try:
                 await plain_xcom().aset("return_value", xcom, **place_of(self.task_instance))
             except Exception:
@@ -156,198 +258,16 @@ class WaitingTrigger(BaseTrigger):
                 return None
         return TaskSuccessEvent()
 
-    def _count(self, policy: WaitPolicy, state: WaitState, polled: PollResult | None) -> WaitMetrics:
-        """Return what counts the wait; one that was started without a worker is counted as started here."""
-        count = WaitMetrics(self.anon_conn_id, policy, state, polled)
-        if self.started_at is None:
-            # Not before: at its start a trigger cannot tell whether another triggerer had started it.
-            count.start()
-        return count
-
     def log_line(self, line: LogLine) -> None:
         """Write a line of the flow to the log."""
         write(self.log, line)
 
 
-@cache
-def arguments_of(kind: type[WaitingTrigger]) -> tuple[str, ...]:
-    """Return the names of a trigger's arguments, its own first."""
-    own = (
-        parameter.name
-        for cls in (kind, WaitingTrigger)
-        for parameter in signature(cls.__init__).parameters.values()
+ARGUMENTS = (
+    *(
+        name
+        for name, parameter in signature(AnonWorkflowRunTrigger.__init__).parameters.items()
         if parameter.kind is Parameter.KEYWORD_ONLY
-    )
-    return *own, *OPTIONS
-
-
-class AnonWorkflowRunTrigger(WaitingTrigger):
-    """
-    Waits until a workflow run is over, and fires one event, which the sensor judges.
-
-    Its class path and its arguments are kept in Airflow's database: they hold plain values and no
-    credential. Times are in seconds, ``started_at``, ``deadline`` and all that end in ``_at`` or
-    ``_since`` since the epoch. The options of the sensor, such as ``poke_interval`` and ``outage_tolerance``, have
-    the same names here. Arguments that a later version of the package wrote are ignored.
-
-    :param workflow_run_id: the run's UUID.
-    :param anon_conn_id: the Airflow connection to the API.
-    :param started_at: when the wait began; now, if left out.
-    :param deadline: when it is to end; *timeout* after its beginning, if left out.
-    :param deferred_at: when the task left its worker for the triggerer, if it did.
-    :param next_poll_at: when to poll next; at once, if left out.
-    :param asks_for_input: fire also when the run begins to wait for user input.
-    :param seen_at: when the run was last seen, with *last_status* and *last_state_name*.
-    :param awaiting_since: when the run began to wait for user input, if it does.
-    :param user_input_seconds: seconds seen waiting for user input so far.
-    :param queued_seconds: seconds that the run was queued, if that was seen.
-    :param warned_of: the unknown statuses that the log has been told of; at least the last, if left out.
-    :param end_from_trigger: end the task here if its run ended well, instead of on a worker; then
-        *skip_on_no_action* and *do_xcom_push* mean what they mean for the sensor.
-    """
-
-    def __init__(
-        self,
-        *,
-        workflow_run_id: str,
-        last_status: str | None = None,
-        last_state_name: str | None = None,
-        awaiting_since: float | None = None,
-        user_input_seconds: float = 0.0,
-        queued_seconds: float | None = None,
-        warned_of: list[str] | None = None,
-        **common: Any,
-    ) -> None:
-        super().__init__(**common)
-        self.workflow_run_id = plain(workflow_run_id)
-        self.last_status = last_status
-        self.last_state_name = last_state_name
-        self.awaiting_since = awaiting_since
-        self.user_input_seconds = user_input_seconds
-        self.queued_seconds = queued_seconds
-        self.warned_of = warned_of or []
-
-    async def _wait_to_its_end(self) -> TriggerEvent | dict[str, Any]:
-        now = time.time()
-        arguments = TriggerArgs.from_kwargs(now, self._arguments())
-        policy, state = arguments.policy, arguments.state
-        try:
-            state.workflow_run_id = normalise_id(state.workflow_run_id)
-            polled = await self._wait(arguments, arguments.next_poll_at - now)
-            result = EventPayload(policy, state, polled)
-        except AnonError as error:
-            result = EventPayload(policy, state, error=error)
-        count = self._count(policy, state, result.polled)
-        run = result.polled.run if result.polled is not None else None
-        if run is not None and run.succeeded:
-            end = await self._good_end(run.to_payload(), took_no_action=run.took_no_action)
-            if end is not None:
-                self.log_line(ending(state, run))
-                count.end()
-                return end
-        return result.to_event()
-
-    async def _wait(self, arguments: TriggerArgs, delay: float) -> PollResult:
-        from airflow_anon.client.aiohttp_client import adrive
-
-        client = AnonHook(self.anon_conn_id).acquire()
-        try:
-            flow = wait_for_run(
-                arguments.policy,
-                arguments.state,
-                delay=delay,
-                before=await self._first_poll(client, arguments) if self._limits() else None,
-                stop_for_input=arguments.asks_for_input,
-            )
-            return await adrive(client, flow, log_line=self.log_line, retry_unreadable_connection=True)
-        finally:
-            await client.release()
-
-    async def _first_poll(self, client: SharedClient, arguments: TriggerArgs) -> PollResult:
-        """Poll, and keep the link to the run, as a sensor does that starts on a worker."""
-        from airflow_anon.client.aiohttp_client import adrive
-
-        flow = poll(arguments.policy, arguments.state)
-        polled = await adrive(client, flow, log_line=self.log_line, retry_unreadable_connection=True)
-        if client.endpoint is not None and polled.run is not None:
-            try:
-                url = run_url(client.endpoint, polled.run.id, polled.run.workflow_id)
-                await plain_xcom().aset(**link_xcom(self.task_instance, url))
-            except Exception:
-                self.log.warning(NOT_KEPT, exc_info=True)
-        return polled
-
-
-class AnonWorkflowRunsTrigger(WaitingTrigger):
-    """
-    Waits until many workflow runs are over, and fires one event, after which the sensor polls once more.
-
-    Its arguments are those of :class:`AnonWorkflowRunTrigger`, but:
-
-    :param workflow_run_ids: the UUIDs of the runs that are not over yet; of all, in the order of the
-        XCom, with *end_from_trigger*.
-    :param fail_fast: fire with the first run that does not end well.
-    :param seen_at: when all runs had been seen, if they had.
-    :param seen_as: how they were seen then: lists of the numbers of runs in *workflow_run_ids* (such
-        as ``0-3,7``), their status, the name of their state, and since when they wait for user input.
-    :param warned_of: the unknown statuses that the log has been told of.
-    """
-
-    def __init__(
-        self,
-        *,
-        workflow_run_ids: list[str] | str,
-        fail_fast: bool = True,
-        seen_as: list[list[Any]] | None = None,
-        warned_of: list[str] | None = None,
-        **common: Any,
-    ) -> None:
-        super().__init__(**common)
-        self.workflow_run_ids = plain(workflow_run_ids)
-        self.fail_fast = fail_fast
-        self.seen_as = seen_as or []
-        self.warned_of = warned_of or []
-
-    async def _wait_to_its_end(self) -> TriggerEvent | dict[str, Any]:
-        now = time.time()
-        arguments = self._arguments()
-        policy = policy_from_kwargs(now, arguments)
-        group = None
-        try:
-            group = from_kwargs(policy, arguments, now)
-            await self._wait(group, self.next_poll_at - now)
-            result = GroupEventPayload.of(group)
-        except AnonError as error:
-            result = GroupEventPayload(policy, error=error)
-        count = self._count(policy, WaitState(""), None)
-        if group is not None and group.all_well:
-            end = await self._good_end(group.payloads(), took_no_action=group.took_no_action)
-            if end is not None:
-                self.log_line(group.ending())
-                count.polled = group.result_for_all()
-                count.end()
-                return end
-        return result.to_event(group)
-
-    async def _wait(self, group: WaitGroup, delay: float) -> None:
-        def log_line(line: LogLine) -> None:
-            # Each run has something to say now and then, which is when it may be time for a summary.
-            for told in [*group.sum_up(time.time()), *group.pick(line)]:
-                self.log_line(told)
-
-        def enough(key: str, polled: PollResult) -> bool:
-            # What is still waiting has stopped for user input.
-            is_enough = group.take(key, polled) or polled.outcome is Outcome.WAITING
-            if not self.end_from_trigger:
-                group.drop(key)
-            return is_enough
-
-        waits = {
-            key: wait_for_run(
-                group.policy_for(member), member, delay=delay, stop_for_input=self.asks_for_input
-            )
-            for key, member in group.members.items()
-        }
-        await AnonHook(self.anon_conn_id).adrive_each(
-            waits, enough, log_line=log_line, retry_unreadable_connection=True
-        )
+    ),
+    *OPTIONS,
+)

@@ -82,7 +82,7 @@ def _anon(target: Target, interval: float) -> Callable[[int], Any]:
 
 def _anon_together(target: Target, interval: float) -> Callable[[int], Any]:
     """Make one trigger for all runs but the first, which warms up, in the place of one for each."""
-    from airflow_anon.triggers import AnonWorkflowRunsTrigger
+    from airflow_anon.triggers import AnonWorkflowRunTrigger
 
     class Nothing:
         async def run(self) -> AsyncIterator[Any]:
@@ -93,7 +93,7 @@ def _anon_together(target: Target, interval: float) -> Callable[[int], Any]:
         if i > 1:
             return Nothing()
         ids = [run_id(0)] if i == 0 else [run_id(number) for number in range(1, TOGETHER)]
-        return AnonWorkflowRunsTrigger(workflow_run_ids=ids, anon_conn_id=CONN_ID, poke_interval=interval)
+        return AnonWorkflowRunTrigger(workflow_run_ids=ids, anon_conn_id=CONN_ID, poke_interval=interval)
 
     return make
 
@@ -277,7 +277,7 @@ CONTENDERS = {
             "airflow-provider-anon",
             _connect_anon,
             _anon_together,
-            "One `AnonWorkflowRunsTrigger` for all runs.",
+            "One `AnonWorkflowRunTrigger` for all runs.",
         ),
         Contender(
             "floor: aiohttp",

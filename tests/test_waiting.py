@@ -49,26 +49,21 @@ def sensor(request):
 
 
 @pytest.fixture
-def polls_again(sensor, mode):
-    """How many polls a worker adds when the triggerer has seen the end: many runs are not brought back."""
-    return int(sensor == "many" and mode not in {"poke", "reschedule"})
-
-
-@pytest.fixture
-def wait(sensor, mode, clock, capsys):
-    """Wait for a run; the sensor for many is given it twice, which makes it one."""
+def wait(sensor, mode, clock, simulator, capsys):
+    """Wait for a run; the sensor for many is given another beside it, which is over."""
 
     def wait(run_id, **options):
         options = {"task_id": "wait", "poke_interval": 30, "timeout": 3600, **MODES[mode], **options}
         if sensor == "one":
             story = carry_out(lambda: AnonWorkflowRunSensor(workflow_run_id=run_id, **options), clock)
         else:
+            other = simulator.create_run("COMPLETED_WITH_NO_ACTION_TAKEN")
             story = carry_out(
-                lambda: AnonWorkflowRunsSensor(workflow_run_ids=[run_id, run_id], **options), clock
+                lambda: AnonWorkflowRunsSensor(workflow_run_ids=[run_id, other], **options), clock
             )
             if story.state == "success":
-                story.xcom, again = story.xcom
-                assert story.xcom == again
+                story.xcom, other_run = story.xcom
+                assert other_run == simulator.run(other)
         story.log += LOG_LINE.findall(capsys.readouterr().out)
         return story
 
@@ -122,12 +117,12 @@ def test_a_failed_run_is_skipped_with_soft_fail(wait, simulator, before):
     assert story.state == "skipped"
 
 
-def test_a_run_that_failed_before_the_first_poll_is_asked_for_once(wait, polls_again, simulator):
+def test_a_run_that_failed_before_the_first_poll_is_asked_for_once(wait, simulator):
     run_id = simulator.create_run("FAILED")
 
-    story = wait(run_id)
+    wait(run_id)
 
-    assert simulator.requests_for(run_id) == 1 + (polls_again if story.triggers else 0)
+    assert simulator.requests_for(run_id) == 1
 
 
 @pytest.mark.unmeasured
@@ -172,7 +167,7 @@ def test_an_unknown_end_never_passes(wait, simulator, before):
 
 
 @pytest.mark.parametrize("timeout", [600, 600.0, timedelta(minutes=10)], ids=["int", "float", "timedelta"])
-def test_a_wait_times_out_after_a_last_poll(wait, polls_again, simulator, clock, timeout):
+def test_a_wait_times_out_after_a_last_poll(wait, simulator, clock, timeout):
     run_id = simulator.create_run("IN_PROGRESS (post_invoice) 24h, COMPLETED")
 
     story = wait(run_id, timeout=timeout, poke_interval=400)
@@ -183,7 +178,7 @@ def test_a_wait_times_out_after_a_last_poll(wait, polls_again, simulator, clock,
         fact in str(story.error) for fact in (run_id, "IN_PROGRESS", "post_invoice", "timeout is 10 min")
     )
     assert 599 <= clock.passed < 610
-    assert simulator.requests_for(run_id) == 3 + polls_again
+    assert simulator.requests_for(run_id) == 3
 
 
 def test_the_time_that_a_first_poll_takes_counts(wait, mode, simulator, clock):
@@ -679,7 +674,7 @@ def test_never_fail_skips_though_silent_fail_passed_over_what_went_wrong(wait, s
     assert story.state == "skipped", story.error
 
 
-def test_a_second_try_of_a_run_that_is_over_costs_one_request(wait, polls_again, mode, simulator):
+def test_a_second_try_of_a_run_that_is_over_costs_one_request(wait, mode, simulator):
     run_id = simulator.create_run("COMPLETED")
     wait(run_id)
 
@@ -687,7 +682,7 @@ def test_a_second_try_of_a_run_that_is_over_costs_one_request(wait, polls_again,
 
     resumed = AIRFLOW_V_3_3_PLUS and mode == "from the trigger"
     assert (story.state, story.starts + story.triggers) == ("success", 2 if resumed else 1)
-    assert simulator.requests_for(run_id) == 2 + (2 * polls_again if resumed else 0)
+    assert simulator.requests_for(run_id) == 2
 
 
 @pytest.mark.unmeasured
@@ -699,7 +694,7 @@ def test_the_log_is_told_of_changes_and_not_of_polls(wait, simulator):
     assert simulator.requests_for(run_id) > 140
     assert sum("Still waiting" in line for line in story.log) <= 32
     assert len(story.log) <= 40
-    beginning = re.compile(f"Waiting for (workflow run {run_id} of|1 workflow run,)")
+    beginning = re.compile(f"Waiting for (workflow run {run_id} of|2 workflow runs,)")
     assert sum(beginning.match(line) is not None for line in story.log) == 1
 
 

@@ -1,14 +1,20 @@
-"""What a sensor hands to its trigger and gets back, with both codecs of each. No I/O, no Airflow."""
+"""
+What is handed on of a wait: to the trigger, back from it, and from one poke to the next.
+
+No I/O, no Airflow. All of it stays small, however many runs there are: those that are alike are written together.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from airflow_anon.core.errors import AnonError, AnonProtocolError, error_from_payload
-from airflow_anon.core.ids import plain
+from airflow_anon.core.group import WaitGroup
+from airflow_anon.core.ids import normalise_id, read_ids
 from airflow_anon.core.policy import NEVER, OPTIONS, WaitPolicy, pause_after
 from airflow_anon.core.polling import PollResult
 from airflow_anon.core.state import Outcome, WaitState
@@ -21,6 +27,25 @@ SETTLED_AFTER = 10.0
 TRIGGER_GRACE = 120.0
 # Airflow adds the limit of a trigger to the time; what is longer than this never ends.
 NO_LIMIT = 100 * 365 * 24 * 3600.0
+# So many bytes of runs' JSON go into an event at most; what it lacks is polled once more.
+MOST_IN_EVENT = 64 * 1024
+
+# What is written of a run, and of one that is waited for alone. A name keeps its meaning for ever.
+OF_EACH = (
+    "status",
+    "state_name",
+    "seen_at",
+    "polled_at",
+    "awaiting_since",
+    "consecutive_failures",
+    "failing_since",
+    "last_failure",
+    "asks_for_input",
+    "was_over",
+)
+OF_ONE = (*OF_EACH, "polls", "spent", "user_input_seconds", "is_queued", "queued_seconds")
+# What the trigger is told of each, by position: new ones come last.
+TO_TRIGGER = ("status", "state_name", "awaiting_since", "polled_at", "user_input_seconds", "queued_seconds")
 
 
 def longest_deferral(seconds: float) -> float:
@@ -28,80 +53,151 @@ def longest_deferral(seconds: float) -> float:
     return min(max(seconds, 0.0) + TRIGGER_GRACE, NO_LIMIT)
 
 
-@dataclass(frozen=True, slots=True)
-class TriggerArgs:
-    """
-    A wait on its way from a worker to the triggerer.
-
-    :param next_poll_at: when the run is to be polled next, in seconds since the epoch.
-    :param asks_for_input: whether the sensor wants to know when the run begins to wait for user input.
-    """
-
-    anon_conn_id: str
-    policy: WaitPolicy
-    state: WaitState
-    next_poll_at: float = 0.0
-    asks_for_input: bool = False
-
-    def to_kwargs(self) -> dict[str, Any]:
-        """Return the trigger's arguments, which Airflow keeps in its database: plain values only."""
-        state = self.state
-        return {
-            "workflow_run_id": self.state.workflow_run_id,
-            **policy_kwargs(
-                self.anon_conn_id, self.policy, self.next_poll_at, asks_for_input=self.asks_for_input
-            ),
-            "seen_at": state.seen_at,
-            "last_status": state.status,
-            "last_state_name": state.state_name,
-            "awaiting_since": state.awaiting_since,
-            "user_input_seconds": state.user_input_seconds,
-            "queued_seconds": state.queued_seconds,
-            "warned_of": state.warned_of,
-        }
-
-    @classmethod
-    def from_kwargs(cls, now: float, kwargs: Mapping[str, Any]) -> TriggerArgs:
-        """
-        Read the trigger's arguments.
-
-        :param now: counts as the last good poll if there was one: while a triggerer is away, nobody polls.
-        """
-        last_status = kwargs["last_status"]
-        return cls(
-            kwargs["anon_conn_id"],
-            policy_from_kwargs(now, kwargs),
-            WaitState(
-                plain(kwargs["workflow_run_id"]),
-                seen_at=None if kwargs["seen_at"] is None else now,
-                status=last_status,
-                state_name=kwargs["last_state_name"],
-                awaiting_since=kwargs["awaiting_since"],
-                user_input_seconds=kwargs["user_input_seconds"],
-                # Of one that is taken on late nobody saw the work begin.
-                is_queued=is_queued(last_status) and now <= kwargs["next_poll_at"],
-                queued_seconds=kwargs["queued_seconds"],
-                warned_of=list(kwargs["warned_of"] or ([last_status] if last_status else [])),
-                last_logged_at=0.0 if kwargs["seen_at"] is None else now,
-                polled_at=None if last_status is None else kwargs["seen_at"],
-            ),
-            next_poll_at=kwargs["next_poll_at"],
-            asks_for_input=kwargs["asks_for_input"],
-        )
+# From one poke to the next, and back from the triggerer.
 
 
-def policy_kwargs(
-    anon_conn_id: str, policy: WaitPolicy, next_poll_at: float, *, asks_for_input: bool
-) -> dict[str, Any]:
-    """Return those of the trigger's arguments that are not about the run."""
+def to_json(group: WaitGroup) -> dict[str, Any]:
+    """Return plain JSON that :func:`recall` reads."""
+    names = OF_EACH if group.alone is None else OF_ONE
+    last_logged_at = group.last_logged_at if group.alone is None else group.alone.last_logged_at
     return {
-        "anon_conn_id": anon_conn_id,
+        "mark": group.mark,
+        "last_logged_at": last_logged_at,
+        "warned_of": group.warned_of,
+        "runs": _alike(_written(group, state, names) for state in group.members.values()),
+    }
+
+
+def recall(group: WaitGroup, stored: Mapping[str, Any]) -> None:
+    """
+    Give a new group what :func:`to_json` wrote of the same runs.
+
+    :raises AnonProtocolError: it wrote that of others.
+    """
+    if stored["mark"] != group.mark:
+        raise AnonProtocolError(f"What was kept is about other runs than {group.described()}.")
+    group.is_new, group.last_logged_at = False, stored["last_logged_at"]
+    group.warned_of += stored["warned_of"]
+    for state, kept in _each(group, stored["runs"]):
+        state.last_logged_at = group.last_logged_at
+        state.outcome = Outcome(kept.get("outcome", Outcome.WAITING))
+        state.due_at = kept.get("due_at", 0.0)
+        for name in OF_ONE:
+            if name in kept:
+                setattr(state, name, kept[name])
+
+
+def _written(group: WaitGroup, state: WaitState, names: Iterable[str]) -> dict[str, Any]:
+    """Return what is known of a run, as far as it says anything."""
+    written = {name: getattr(state, name) for name in names}
+    written = {name: value for name, value in written.items() if value is not None and value != _UNSEEN[name]}
+    if state.outcome is not Outcome.WAITING:
+        written["outcome"] = state.outcome.value
+    if group.alone is None and state.is_over:
+        return {"outcome": written["outcome"]}
+    if state.consecutive_failures:
+        written["due_at"] = state.due_at
+    return {name: _whole(group, value) for name, value in written.items()}
+
+
+def _whole(group: WaitGroup, value: Any) -> Any:
+    """Return whole seconds of a time, which many runs have in common."""
+    return float(math.floor(value)) if group.alone is None and isinstance(value, float) else value
+
+
+_UNSEEN = {name: getattr(WaitState(""), name) for name in OF_ONE}
+
+
+def _alike(values: Iterable[Any]) -> list[list[Any]]:
+    """Return each value once, after the numbers of all that have it."""
+    numbers_of: dict[str, list[int]] = {}
+    for number, value in enumerate(values):
+        numbers_of.setdefault(json.dumps(value), []).append(number)
+    return [[spans(numbers), json.loads(value)] for value, numbers in numbers_of.items()]
+
+
+def _each(group: WaitGroup, alike: Iterable[Any]) -> Iterator[tuple[WaitState, Any]]:
+    """Return each run with its value, of what :func:`_alike` returned."""
+    members = list(group.members.values())
+    for numbers, value in alike:
+        for number in numbers_in(numbers):
+            yield members[number], value
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Write ascending numbers in few characters: ``0-3,7``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], number]
+        else:
+            runs.append([number])
+    return ",".join("-".join(map(str, run)) for run in runs)
+
+
+def numbers_in(text: str) -> Iterator[int]:
+    """Read what :func:`spans` wrote."""
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        yield from range(int(first), int(last or first) + 1)
+
+
+# To the triggerer.
+
+
+def to_kwargs(group: WaitGroup, *, all_again: bool = False) -> dict[str, Any]:
+    """
+    Return those of the trigger's arguments that say what is waited for and how: plain values, and lists of them.
+
+    :param all_again: whether runs that are over are to be polled again, since their JSON is wanted there.
+    """
+    policy = group.policy
+    return {
         **{name: getattr(policy, name) for name in OPTIONS},
         "started_at": policy.started_at,
-        "deadline": stored(policy.deadline),
-        "next_poll_at": next_poll_at,
-        "asks_for_input": asks_for_input,
+        "deadline": _stored(policy.deadline),
+        "fail_fast": group.fail_fast,
+        "seen_at": group.seen_at,
+        "seen_as": [[numbers, *values] for numbers, values in _alike(_seen_as(group, all_again=all_again))],
+        "warned_of": group.warned_of,
     }
+
+
+def _seen_as(group: WaitGroup, *, all_again: bool) -> Iterator[list[Any]]:
+    for state in group.members.values():
+        if state.is_over and not all_again:
+            yield [Outcome.OVER.value]
+        else:
+            yield [_whole(group, getattr(state, name)) for name in TO_TRIGGER]
+
+
+def from_kwargs(policy: WaitPolicy, kwargs: Mapping[str, Any], now: float) -> WaitGroup:
+    """
+    Read the trigger's arguments.
+
+    :param now: counts as the last good poll if there was one: while a triggerer is away, nobody polls.
+    :raises AnonInvalidIdError: an id was rendered in the triggerer, and is none.
+    """
+    many, was_seen = kwargs["workflow_run_ids"], kwargs["seen_at"] is not None
+    group = WaitGroup(
+        policy,
+        [normalise_id(kwargs["workflow_run_id"])] if many is None else read_ids(many),
+        fail_fast=kwargs["fail_fast"],
+        seen_at=now if was_seen else None,
+        last_logged_at=now if was_seen else 0.0,
+    )
+    group.warned_of += kwargs["warned_of"]
+    members = list(group.members.values())
+    for numbers, *values in kwargs["seen_as"]:
+        for state in (members[number] for number in numbers_in(numbers)):
+            if values == [Outcome.OVER.value]:
+                state.outcome = Outcome.OVER
+                continue
+            for name, value in zip(TO_TRIGGER, values, strict=False):
+                setattr(state, name, value)
+            # Of one that is taken on late nobody saw the work begin.
+            state.is_queued = is_queued(state.status) and now <= kwargs["next_poll_at"]
+    return group
 
 
 def policy_from_kwargs(now: float, kwargs: Mapping[str, Any]) -> WaitPolicy:
@@ -117,97 +213,108 @@ def policy_from_kwargs(now: float, kwargs: Mapping[str, Any]) -> WaitPolicy:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class EventPayload:
+# Back from the triggerer.
+
+
+def to_event(group: WaitGroup, error: AnonError | None = None) -> dict[str, Any]:
     """
-    A wait on its way back: what the trigger saw last, or the error that ended its wait.
+    Return the payload of the trigger's one event: plain JSON.
 
-    :param polled: without its lines for the log, which stay behind.
+    :param error: what ended the wait, if that was an error.
     """
-
-    policy: WaitPolicy
-    state: WaitState
-    polled: PollResult | None = None
-    error: AnonError | None = None
-
-    def to_event(self) -> dict[str, Any]:
-        """Return the payload of the trigger's one event: plain JSON."""
-        policy, polled = self.policy, self.polled
-        return {
-            "workflow_run_id": self.state.workflow_run_id,
-            "outcome": "error" if polled is None else polled.outcome.value,
-            "asks_for_input": polled is not None and polled.asks_for_input,
-            "at": None if polled is None else polled.at,
-            "run": None if polled is None or polled.run is None else polled.run.to_payload(),
-            "error": None if self.error is None else self.error.to_payload(),
-            "started_at": policy.started_at,
-            "deadline": stored(policy.deadline),
-            "state": self.state.to_json(),
-        }
-
-    @classmethod
-    def from_event(
-        cls, event: object, workflow_run_id: str, make_policy: Callable[[float, float], WaitPolicy]
-    ) -> EventPayload:
-        """
-        Read the payload of a trigger's event; nothing in it is taken for a success.
-
-        :param workflow_run_id: the sensor's.
-        :param make_policy: makes the sensor's policy from *started_at* and *deadline*.
-        :raises AnonProtocolError: it is no event of this package's trigger, or of another run.
-        """
-        try:
-            return cls._read(event, workflow_run_id, make_policy)
-        except AnonError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise AnonProtocolError(
-                f"The trigger's event is not understood ({type(error).__name__})."
-            ) from error
-
-    @classmethod
-    def _read(
-        cls, event: Any, workflow_run_id: str, make_policy: Callable[[float, float], WaitPolicy]
-    ) -> EventPayload:
-        policy = make_policy(*times_in(event))
-        if event["workflow_run_id"].strip().lower() != workflow_run_id.lower():
-            raise AnonProtocolError(f"The trigger's event is about another run than {workflow_run_id}.")
-        state = WaitState.from_json(workflow_run_id, event["state"])
-        if event["outcome"] == "error":
-            return cls(policy, state, error=error_from_payload(event["error"]))
-        run = _run_of(event["run"])
-        if run is not None and run.id.lower() != workflow_run_id.lower():
-            raise AnonProtocolError(f"The trigger's event holds another run than {workflow_run_id}.")
-        outcome = Outcome(event["outcome"])
-        if run is not None and run.is_over:
-            outcome = Outcome.OVER
-        elif outcome is Outcome.OVER:
-            raise AnonProtocolError(
-                f"The trigger's event says that {workflow_run_id} is over, but it is not."
-            )
-        at = _number(event["at"])
-        pause = pause_after(policy, state.awaiting_since, at)
-        return cls(
-            policy, state, PollResult(outcome, at, run, pause, asks_for_input=event["asks_for_input"] is True)
-        )
+    result = group.result()
+    runs = list(_as_many_as_fit(group))
+    return {
+        "outcome": "error" if error else result.outcome.value,
+        "at": result.at,
+        "error": error.to_payload() if error else None,
+        "started_at": group.policy.started_at,
+        "deadline": _stored(group.policy.deadline),
+        "state": to_json(group),
+        "runs": runs,
+    }
 
 
-def _run_of(payload: object) -> WorkflowRun | None:
+def _as_many_as_fit(group: WaitGroup) -> Iterator[dict[str, Any]]:
+    """Return the JSON of runs while it is small, those that matter most first, and forget the others."""
+    room = MOST_IN_EVENT
+    members = [state for state in group.members.values() if state.run is not None]
+    for state in sorted(members, key=lambda state: state.run.succeeded):  # type: ignore[union-attr]
+        payload = state.run.to_payload()  # type: ignore[union-attr]
+        room -= len(json.dumps(payload))
+        if room >= 0:
+            yield payload
+        elif state.is_over and not state.run.succeeded:  # type: ignore[union-attr]
+            # It ends the wait for all, which takes its JSON: it is waited for once more.
+            state.outcome, state.was_over = Outcome.WAITING, True
+
+
+def read_event(
+    event: Any, make_group: Callable[[float, float], WaitGroup]
+) -> tuple[WaitGroup, AnonError | None]:
+    """
+    Read the payload of a trigger's event; nothing in it is taken for a success.
+
+    :param make_group: makes the sensor's group from *started_at* and *deadline*.
+    :return: the group, with what was seen of it, and what ended its wait, if that was an error.
+    :raises AnonProtocolError: it is no event of this package's trigger, or about other runs.
+    """
     try:
-        return None if payload is None else WorkflowRun.from_payload(payload)
+        return _read_event(event, make_group)
+    except AnonError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise AnonProtocolError(f"The trigger's event is not understood ({type(error).__name__}).") from error
+
+
+def _read_event(
+    event: Any, make_group: Callable[[float, float], WaitGroup]
+) -> tuple[WaitGroup, AnonError | None]:
+    deadline = event["deadline"]
+    group = make_group(_number(event["started_at"]), NEVER if deadline is None else _number(deadline))
+    error = None
+    if event["outcome"] == "error":
+        error = error_from_payload(event["error"])
+        if not error.retryable and event["state"]["mark"] != group.mark:
+            return group, error  # the ids were none in the triggerer
+    else:
+        Outcome(event["outcome"])
+    recall(group, event["state"])
+    group.round_at = _number(event["at"])
+    for payload in event["runs"]:
+        _take(group, payload)
+    for state in group.members.values():
+        _forget_what_is_lacking(state)
+    return group, error
+
+
+def _take(group: WaitGroup, payload: Any) -> None:
+    try:
+        run = WorkflowRun.from_payload(payload)
     except ValueError as error:
         raise AnonProtocolError(f"The trigger's event holds no workflow run: {error}.") from error
+    state, at = group.member(run.id), group.round_at
+    if state.is_over and not run.is_over:
+        raise AnonProtocolError(f"The trigger's event says that {run.id} is over, but it is not.")
+    outcome = Outcome.OVER if run.is_over else state.outcome
+    pause = pause_after(group.policy, state.awaiting_since, at)
+    group.take(state, PollResult(outcome, at, run, pause, state.asks_for_input is True))
 
 
-def stored(deadline: float) -> float | None:
+def _forget_what_is_lacking(state: WaitState) -> None:
+    if state.run is not None:
+        return
+    if not state.is_over:
+        state.outcome = Outcome.WAITING
+    if state.asks_for_input:
+        # As if it had not been seen: it is found anew to wait for user input, and since then.
+        state.asks_for_input, state.polled_at = False, state.awaiting_since
+        state.status = state.state_name = state.awaiting_since = None
+
+
+def _stored(deadline: float) -> float | None:
     """Write a deadline as JSON, which has no infinity."""
     return None if deadline == NEVER else deadline
-
-
-def times_in(event: Any) -> tuple[float, float]:
-    """Read from an event when its wait began, and its deadline."""
-    deadline = event["deadline"]
-    return _number(event["started_at"]), NEVER if deadline is None else _number(deadline)
 
 
 def _number(value: Any) -> float:

@@ -1,5 +1,5 @@
 """
-Many runs that are waited for together: what is known of each, and what all of it comes to.
+The runs that one task waits for, often a single one: what is known of each, and what all of it comes to.
 
 No I/O, as in ``polling``, which judges each run.
 """
@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 from airflow_anon.core.errors import AnonProtocolError
 from airflow_anon.core.flow import LogLine, Sleep
-from airflow_anon.core.messages import STILL_WAITING_EVERY, duration, last_seen
+from airflow_anon.core.messages import STILL_WAITING_EVERY, duration, ending, facts_of, last_seen
 from airflow_anon.core.policy import NEVER, SHORTEST_PAUSE, WaitPolicy
 from airflow_anon.core.polling import FIRST_POLL_PATIENCE, PollResult
 from airflow_anon.core.state import Outcome, WaitState
@@ -49,9 +50,9 @@ class WaitGroup:
     def __init__(
         self,
         policy: WaitPolicy,
-        ids: Sequence[str],
+        ids: Sequence[str] = (),
         *,
-        fail_fast: bool,
+        fail_fast: bool = True,
         seen_at: float | None = None,
         last_logged_at: float = 0.0,
     ) -> None:
@@ -62,7 +63,8 @@ class WaitGroup:
         self.is_new = seen_at is None
         self.warnings = 0
         self.round_at = 0.0
-        self.first: str | None = None
+        # How many bytes of JSON may still be kept of runs that end well.
+        self.room = NEVER
         # One list for all: the log is told once of each status that is not known.
         self.warned_of: list[str] = []
         self.members: dict[str, WaitState] = {}
@@ -71,6 +73,16 @@ class WaitGroup:
                 self.members[workflow_run_id.lower()] = WaitState(
                     workflow_run_id, seen_at=seen_at, last_logged_at=last_logged_at, warned_of=self.warned_of
                 )
+
+    @property
+    def alone(self) -> WaitState | None:
+        """The run that is waited for, if it is the only one."""
+        return next(iter(self.members.values())) if len(self.members) == 1 else None
+
+    @property
+    def mark(self) -> str:
+        """What is waited for, in a word that changes with it."""
+        return sha256(",".join(self.members).encode()).hexdigest()
 
     @property
     def size(self) -> int:
@@ -84,12 +96,12 @@ class WaitGroup:
 
     @property
     def runs(self) -> list[WorkflowRun]:
-        """The runs that are over, as far as they were seen here."""
-        return [member.run for member in self.members.values() if member.run is not None]
+        """The runs that are over, as far as their JSON is at hand."""
+        return [member.run for member in self.members.values() if member.run is not None and member.is_over]
 
     @property
     def all_well(self) -> bool:
-        """Whether all runs were seen here to end well."""
+        """Whether the JSON of all runs is at hand, and all ended well."""
         return all(member.run is not None and member.run.succeeded for member in self.members.values())
 
     @property
@@ -100,29 +112,23 @@ class WaitGroup:
     @property
     def asking(self) -> list[WorkflowRun]:
         """The runs that have just begun to wait for user input."""
-        return [
-            member.asks_for_input for member in self.members.values() if member.asks_for_input is not None
-        ]
+        return [member.run for member in self.members.values() if member.asks_for_input and member.run]
 
     def asked(self) -> None:
         """Take in that whoever has just begun to wait for user input is known."""
         for member in self.members.values():
-            member.asks_for_input = None
+            member.asks_for_input = False
 
     @property
-    def consecutive_failures(self) -> bool:
+    def has_failures(self) -> bool:
         """Whether any of the last polls went unanswered."""
         return any(member.consecutive_failures for member in self.unfinished)
 
     @property
     def awaiting_since(self) -> float | None:
         """Since when a run has been waiting for user input, if one does."""
-        return min((member.awaiting_since for member in self.awaiting), default=None)  # type: ignore[type-var]
-
-    @property
-    def awaiting(self) -> list[WaitState]:
-        """The runs that wait for user input."""
-        return [member for member in self.unfinished if member.awaiting_since is not None]
+        times = (member.awaiting_since for member in self.unfinished)
+        return min((since for since in times if since is not None), default=None)
 
     @property
     def seen_at(self) -> float | None:
@@ -140,13 +146,52 @@ class WaitGroup:
         runs = (self.members[workflow_run_id.lower()].run for workflow_run_id in self.ids)
         return [run.to_payload() for run in runs if run is not None]
 
+    def member(self, workflow_run_id: str) -> WaitState:
+        """
+        Return the run with an id.
+
+        :raises AnonProtocolError: it is none of these.
+        """
+        member = self.members.get(workflow_run_id.lower())
+        if member is None:
+            raise AnonProtocolError(f"{workflow_run_id} is none of the runs that are waited for.")
+        return member
+
     # Polls.
 
     def policy_for(self, member: WaitState) -> WaitPolicy:
         """Return what was asked of the wait for one run."""
         return replace(self.policy, deadline=NEVER) if member.is_overtime else self.policy
 
-    def begin_again(self, member: WaitState, now: float) -> None:
+    def due(self, now: float) -> list[WaitState]:
+        """Begin a round of polls, and return the runs to poll: of many those that are due, a single one always."""
+        self.round_at = now
+        self.asked()
+        if self.alone is not None:
+            return [self.alone]
+        return [member for member in self.unfinished if member.due_at <= now]
+
+    def unread(self, now: float) -> list[WaitState]:
+        """Return the runs whose end was seen elsewhere, once there is none to wait for: now their JSON is wanted."""
+        if self.result().outcome is Outcome.WAITING or self.decider() is not None:
+            return []
+        unread = [member for member in self.members.values() if member.is_over and not member.run]
+        for member in unread:
+            member.was_over = True
+            self._begin_again(member, now)
+        return unread
+
+    def lacking(self, now: float) -> list[WaitState]:
+        """Return the runs that are to be polled once more after the triggerer, as it brings back no JSON of them."""
+        self.is_new = False
+        if self.decider() is not None:
+            return []
+        lacking = [member for member in self.unfinished if not member.run]
+        for member in lacking:
+            self._begin_again(member, now)
+        return lacking
+
+    def _begin_again(self, member: WaitState, now: float) -> None:
         """Poll a run as if it had been seen just now, and never call silence about one that was over a timeout."""
         policy = self.policy
         member.seen_at, member.consecutive_failures, member.due_at = now, 0, 0.0
@@ -154,94 +199,77 @@ class WaitGroup:
             # The time would be over before contact counts as lost: it has a first poll's patience instead.
             member.is_overtime, member.seen_at = True, None
 
-    def due(self, now: float) -> dict[str, WaitState]:
-        """Begin a round of polls, and return the runs to poll."""
-        self.round_at = now
-        self.asked()
-        return {
-            key: member
-            for key, member in sorted(self.members.items(), key=lambda item: item[0] != self.first)
-            if not member.is_over and member.due_at <= now
-        }
-
-    def unread(self, now: float) -> dict[str, WaitState]:
-        """Return the runs whose end was seen elsewhere, once there is none to wait for: now their JSON is wanted."""
-        if self.result().outcome is Outcome.WAITING or self.decider() is not None:
-            return {}
-        unread = {key: member for key, member in self.members.items() if member.is_over and not member.run}
-        for member in unread.values():
-            member.was_over = True
-            self.begin_again(member, now)
-        return unread
+    def take(self, member: WaitState, polled: PollResult) -> bool:
+        """Take in a poll of one run, and say whether it ends the wait for all."""
+        member.outcome, member.at, member.spread = polled.outcome, polled.at, polled.pause.spread
+        member.asks_for_input = polled.asks_for_input
+        goes_on = polled.outcome is Outcome.WAITING and not polled.asks_for_input
+        member.run = None if goes_on else polled.run
+        member.due_at = polled.at + polled.pause.seconds
+        if polled.run is not None and self.alone is None:
+            # What was polled together is due together.
+            interval = max(self.policy.interval(self.round_at), SHORTEST_PAUSE)
+            member.due_at = min(member.due_at, self.round_at + interval)
+        if polled.known is not None and polled.known[1].succeeded:
+            self.room -= len(polled.known[0])
+            if self.room < 0:
+                member.run = None
+        return self._decides(member)
 
     def is_silent_about(self, workflow_run_id: str | None) -> bool:
         """Say whether the last poll of a run went unanswered; without an id, at any."""
         member = self.members.get((workflow_run_id or "").lower())
-        return self.consecutive_failures if member is None else member.consecutive_failures > 0
-
-    def take(self, key: str, polled: PollResult) -> bool:
-        """Take in a poll of one run, and say whether it ends the wait for all."""
-        member = self.members[key]
-        member.outcome, member.at, member.spread = polled.outcome, polled.at, polled.pause.spread
-        member.run = polled.run if member.is_over else None
-        member.asks_for_input = polled.run if polled.asks_for_input else None
-        member.due_at = polled.at + polled.pause.seconds
-        if polled.run is not None:
-            # What was polled together is due together.
-            interval = max(self.policy.interval(self.round_at), SHORTEST_PAUSE)
-            member.due_at = min(member.due_at, self.round_at + interval)
-        return self._decides(member)
-
-    def drop(self, key: str) -> None:
-        """Forget the JSON of a run that ended well."""
-        member = self.members[key]
-        if member.run is not None and member.run.succeeded:
-            member.run = None
-
-    def _decides(self, member: WaitState) -> bool:
-        if member.outcome is Outcome.USER_INPUT_TIMEOUT:
-            return True
-        return self.fail_fast and member.run is not None and not member.run.succeeded
+        return self.has_failures if member is None else member.consecutive_failures > 0
 
     def decider(self) -> WaitState | None:
         """Return the run that ends the wait for all, if one does."""
         return next((member for member in self.members.values() if self._decides(member)), None)
 
+    def _decides(self, member: WaitState) -> bool:
+        if member.outcome is Outcome.USER_INPUT_TIMEOUT:
+            return True
+        has_ended_badly = member.is_over and member.run is not None and not member.run.succeeded
+        return self.fail_fast and has_ended_badly
+
     def result(self) -> PollResult:
-        """Say what the last polls of all runs come to."""
+        """Say what the last polls of all runs come to; the run is the one that says how they ended."""
         members = list(self.members.values())
         at = max([self.round_at, *(member.at for member in members)])
-        decider = self.decider()
-        if decider is not None:
-            return PollResult(decider.outcome, at)
+        ends = sorted(self.runs, key=lambda run: (run.succeeded, run.took_no_action))
+        worst = ends[0] if ends else None
+        if (decider := self.decider()) is not None:
+            return PollResult(decider.outcome, at, worst)
         waiting = [member for member in members if member.outcome is Outcome.WAITING]
         if waiting:
-            pause = max(min(member.due_at for member in waiting) - at, SHORTEST_PAUSE)
-            left = max(self.policy.deadline - at, 0.0)
-            return PollResult(
-                Outcome.WAITING,
-                at,
-                pause=Sleep(min(pause, left), min(member.spread for member in waiting)),
-            )
-        return PollResult(Outcome.TIMEOUT if self.unfinished else Outcome.OVER, at)
+            return PollResult(Outcome.WAITING, at, pause=self._pause(waiting, at))
+        return PollResult(Outcome.TIMEOUT if self.unfinished else Outcome.OVER, at, worst)
 
-    def result_for_all(self) -> PollResult:
-        """Return a poll of the one run that says how all of them ended: a bad end first, then work that was done."""
-        ends = sorted(self.runs, key=lambda run: (run.succeeded, run.took_no_action))
-        return replace(self.result(), run=ends[0] if ends else None)
+    def _pause(self, waiting: list[WaitState], at: float) -> Sleep:
+        seconds = min(member.due_at for member in waiting) - at
+        spread = min(member.spread for member in waiting)
+        if self.alone is not None:
+            return Sleep(max(seconds, 0.0), spread)
+        return Sleep(min(max(seconds, SHORTEST_PAUSE), max(self.policy.deadline - at, 0.0)), spread)
 
-    # What the log is told.
+    # What the log and the errors say. A single run speaks for itself.
 
-    def pick(self, line: LogLine) -> list[LogLine]:
-        """Say what the log is told of what one run has to tell: of thousands, a few warnings now and then."""
-        if line.level != "warning" or self.warnings >= MOST_WARNINGS:
-            return []
-        self.warnings += 1
-        return [line]
+    def lines(self, line: LogLine, now: float) -> list[LogLine]:
+        """
+        Say what is logged of what one run has to say: of thousands, a few warnings now and then.
+
+        Each has something to say at times, which is when it may be time for a summary.
+        """
+        if self.alone is not None:
+            return [line]
+        lines = self.sum_up(now)
+        if line.level == "warning" and self.warnings < MOST_WARNINGS:
+            self.warnings += 1
+            lines.append(line)
+        return lines
 
     def sum_up(self, now: float) -> list[LogLine]:
-        """Return the summary of all runs, if it is time for one."""
-        if now - self.last_logged_at < STILL_WAITING_EVERY:
+        """Return the summary of many runs, if it is time for one."""
+        if self.alone is not None or now - self.last_logged_at < STILL_WAITING_EVERY:
             return []
         text = self._beginning() if self.is_new else self._summary(now)
         self.is_new, self.last_logged_at, self.warnings = False, now, 0
@@ -262,29 +290,31 @@ class WaitGroup:
         left = "" if self.policy.deadline == NEVER else f", {duration(self.policy.deadline - now)} left"
         return f"Still waiting: {', '.join(parts)}; {duration(now - self.policy.started_at)} so far{left}."
 
-    def ending(self) -> LogLine:
-        """Tell how the runs ended."""
+    def ending(self) -> list[LogLine]:
+        """Say how the runs ended, if any did."""
+        if self.alone is not None:
+            return [ending(self.alone, run) for run in self.runs]
         ends = Counter(str(run.status) for run in self.runs)
         how = ", ".join(f"{count:,} {status}" for status, count in ends.most_common())
-        return LogLine("info", f"{len(self.runs):,} of {counted(self.size)} over: {how or 'none'}.")
+        return [LogLine("info", f"{len(self.runs):,} of {counted(self.size)} over: {how or 'none'}.")]
+
+    def described(self) -> str:
+        """Write what is waited for."""
+        return counted(self.size) if self.alone is None else f"workflow run {self.alone.workflow_run_id}"
 
     def last_seen(self) -> str:
         """Write what is known of the runs that are not over."""
-        return listed(
+        if self.alone is not None:
+            return f"{last_seen(self.alone)}."
+        seen = [
             f"{member.workflow_run_id}: {last_seen(member)}{_since_then(member)}."
             for member in self.unfinished
-        )
+        ]
+        return listed(seen or ["all are over."])
 
-    def member(self, workflow_run_id: str) -> WaitState:
-        """
-        Return the run with an id.
-
-        :raises AnonProtocolError: it is none of these.
-        """
-        member = self.members.get(workflow_run_id.lower())
-        if member is None:
-            raise AnonProtocolError(f"{workflow_run_id} is none of the runs that are waited for.")
-        return member
+    def facts(self) -> dict[str, Any]:
+        """Return what an error about all of them carries: the facts of the first that is not over."""
+        return next(map(facts_of, self.unfinished or self.members.values()), {})
 
 
 def _since_then(state: WaitState) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
 
 from airflow_anon.core.flow import LogLine
 from airflow_anon.core.messages import clipped, described, duration
@@ -29,8 +27,7 @@ class WaitState:
     """
     What is known of one run that is waited for.
 
-    Times are seconds since the epoch by our own clock. What :data:`KEPT` names are plain values, which Airflow can
-    keep from one process to the next; the rest is of the last poll.
+    Times are seconds since the epoch by our own clock.
 
     :param seen_at: when the run was last seen; None before the first good poll.
     :param status: the run's status then; *state_name*: its ``currentStateName``.
@@ -46,9 +43,10 @@ class WaitState:
     :param warned_of: unknown statuses that the log has been told of.
     :param last_logged_at: when the log was last told anything.
     :param polled_at: when the status was seen; unlike *seen_at* never what only counts as a poll.
-    :param run: the run, once it is over and was seen so here.
+    :param outcome: what the last poll came to.
+    :param run: the run as that poll saw it, unless the wait just goes on.
     :param was_over: whether its end was seen elsewhere, in time.
-    :param asks_for_input: the run, if the last poll found that it has begun to wait for user input.
+    :param asks_for_input: whether the last poll found that it has begun to wait for user input.
     :param at: when that poll was taken; *due_at*: when to take the next.
     :param is_overtime: whether the wait goes on beyond its deadline, with a first poll's patience.
     """
@@ -72,7 +70,7 @@ class WaitState:
     outcome: Outcome = Outcome.WAITING
     run: WorkflowRun | None = None
     was_over: bool = False
-    asks_for_input: WorkflowRun | None = None
+    asks_for_input: bool = False
     at: float = 0.0
     due_at: float = 0.0
     spread: float = 0.0
@@ -82,15 +80,6 @@ class WaitState:
     def is_over(self) -> bool:
         """Whether the run has ended."""
         return self.outcome is Outcome.OVER
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON that :meth:`from_json` reads."""
-        return {name: getattr(self, name) for name in KEPT}
-
-    @classmethod
-    def from_json(cls, workflow_run_id: str, stored: Mapping[str, Any]) -> WaitState:
-        """Read what :meth:`to_json` wrote; fields of another version are ignored."""
-        return cls(workflow_run_id, **{name: stored[name] for name in KEPT if name in stored})
 
     def saw(self, run: WorkflowRun, at: float, unchanged_for: float | None) -> tuple[list[LogLine], bool]:
         """
@@ -183,22 +172,3 @@ class WaitState:
             f"Workflow run {run.id} has the status {clipped(run.status)!r}, which this version of "
             f"airflow-provider-anon does not know. By its completedAt it {ending}."
         )
-
-
-KEPT = (
-    "seen_at",
-    "status",
-    "state_name",
-    "consecutive_failures",
-    "failing_since",
-    "last_failure",
-    "awaiting_since",
-    "polls",
-    "spent",
-    "user_input_seconds",
-    "is_queued",
-    "queued_seconds",
-    "warned_of",
-    "last_logged_at",
-    "polled_at",
-)

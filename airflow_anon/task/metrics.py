@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from http import HTTPStatus
@@ -22,10 +22,10 @@ from airflow.providers.common.compat.sdk import (
 from airflow_anon.core.answers import AnswerKind, kind_of
 from airflow_anon.core.errors import AnonUnavailableError, AnonUnreadableConnectionError
 from airflow_anon.core.flow import NoResponse, Response
-from airflow_anon.core.policy import WaitPolicy
+from airflow_anon.core.group import WaitGroup
 from airflow_anon.core.polling import PollResult
 from airflow_anon.core.sanitize import fit_text
-from airflow_anon.core.state import Outcome, WaitState
+from airflow_anon.core.state import Outcome
 from airflow_anon.runs import WorkflowRunStatus
 
 STARTED = "anon.wait.started"
@@ -92,13 +92,12 @@ class WaitMetrics:
     """
     Counts one wait: once when it starts, once when it ends, however often it changes its process.
 
-    :param policy: what was asked of it; None before it starts.
+    :param group: what is waited for; None before it starts.
     :param polled: the poll that the wait was concluded by, once it was.
     """
 
     anon_conn_id: str
-    policy: WaitPolicy | None = None
-    state: WaitState = field(default_factory=lambda: WaitState(""))
+    group: WaitGroup | None = None
     polled: PollResult | None = None
 
     def start(self) -> None:
@@ -116,10 +115,10 @@ class WaitMetrics:
         try:
             yield self
         except BaseException as error:
-            if (is_resumed or self.policy is not None) and not _goes_on(error):
+            if (is_resumed or self.group is not None) and not _goes_on(error):
                 self.end(error)
             raise
-        if self.policy is not None:
+        if self.group is not None:
             self.end()
 
     def end(self, error: BaseException | None = None) -> None:
@@ -127,13 +126,15 @@ class WaitMetrics:
         if not are_on():
             return
         Stats.incr(f"{ENDED}.{outcome_of(error, self.polled)}", tags=self._tags)
-        if self.policy is not None:
-            at = time.time() if self.polled is None else self.polled.at
-            self._time(WAITED, max(at - self.policy.started_at, 0.0))
-        if self.state.user_input_seconds:
-            self._time(WAITED_FOR_USER, self.state.user_input_seconds)
-        if self.state.queued_seconds is not None:
-            self._time(QUEUED, self.state.queued_seconds)
+        if self.group is None:
+            return
+        at = time.time() if self.polled is None else self.polled.at
+        self._time(WAITED, max(at - self.group.policy.started_at, 0.0))
+        state = self.group.alone
+        if state is not None and state.user_input_seconds:
+            self._time(WAITED_FOR_USER, state.user_input_seconds)
+        if state is not None and state.queued_seconds is not None:
+            self._time(QUEUED, state.queued_seconds)
 
     @property
     def _tags(self) -> dict[str, str]:
@@ -144,9 +145,9 @@ class WaitMetrics:
 
 
 @contextmanager
-def counted_wait(anon_conn_id: str, policy: WaitPolicy, state: WaitState) -> Iterator[WaitMetrics]:
+def counted_wait(anon_conn_id: str, group: WaitGroup) -> Iterator[WaitMetrics]:
     """Count a wait that starts and ends here."""
-    count = WaitMetrics(anon_conn_id, policy, state)
+    count = WaitMetrics(anon_conn_id, group)
     count.start()
     with count.to_its_end():
         yield count

@@ -1,5 +1,7 @@
 """Many runs of one wait: what all of them come to."""
 
+from dataclasses import replace
+
 import pytest
 from samples import NOW, payload
 
@@ -27,7 +29,11 @@ def seen(workflow_run_id, status, pause=60.0):
 
 def taken(group, *statuses):
     group.due(NOW)
-    return [group.take(key, seen(key, status)) for key, status in zip(group.members, statuses, strict=True)]
+    states = list(group.members.values())
+    return [
+        group.take(state, seen(state.workflow_run_id, status))
+        for state, status in zip(states, statuses, strict=True)
+    ]
 
 
 def test_a_run_that_is_named_twice_is_polled_once_and_handed_on_twice():
@@ -69,14 +75,15 @@ def test_with_fail_fast_it_is_the_bad_end_that_is_enough():
 def test_a_pause_ends_with_the_first_run_that_is_due():
     group = group_of(poke_interval=60.0)
     group.due(NOW)
-    for key, pause in zip(group.members, (50.0, 20.0, 40.0), strict=True):
-        group.take(key, seen(key, "PENDING", pause))
+    states = list(group.members.values())
+    for state, pause in zip(states, (50.0, 20.0, 40.0), strict=True):
+        group.take(state, seen(state.workflow_run_id, "PENDING", pause))
 
     assert group.result().pause.seconds == 20
-    assert list(group.due(NOW + 45)) == [IDS[1], IDS[2]]
+    assert group.due(NOW + 45) == states[1:]
 
 
-def test_how_all_ended_is_told_by_the_worst_end_and_then_by_work_that_was_done():
+def test_how_all_ended_is_judged_by_the_worst_end_and_then_by_work_that_was_done():
     for statuses, worst in (
         (("COMPLETED", "FAILED", "COMPLETED"), "FAILED"),
         (("COMPLETED_WITH_NO_ACTION_TAKEN", "COMPLETED", "COMPLETED_WITH_NO_ACTION_TAKEN"), "COMPLETED"),
@@ -84,14 +91,44 @@ def test_how_all_ended_is_told_by_the_worst_end_and_then_by_work_that_was_done()
         group = group_of(fail_fast=False)
         taken(group, *statuses)
 
-        assert str(group.result_for_all().run.status) == worst
+        assert str(group.result().run.status) == worst
 
 
 def test_of_many_warnings_a_few_are_logged():
     group = group_of()
+    group.sum_up(NOW)
     lines = [LogLine("info", "a change"), *[LogLine("warning", "no answer")] * (MOST_WARNINGS + 3)]
 
-    assert [len(group.pick(line)) for line in lines] == [0, *[1] * MOST_WARNINGS, 0, 0, 0]
+    assert [len(group.lines(line, NOW)) for line in lines] == [0, *[1] * MOST_WARNINGS, 0, 0, 0]
+
+
+def test_a_single_run_speaks_for_itself_and_is_polled_whenever_it_is_time():
+    group = group_of(IDS[0])
+    line = LogLine("info", "a change")
+    group.take(group.alone, seen(IDS[0], "PENDING", pause=60.0))
+
+    assert group.lines(line, NOW) == [line]
+    assert group.sum_up(NOW + 9000) == []
+    assert group.due(NOW + 1) == [group.alone]
+    assert group.described() == f"workflow run {IDS[0]}"
+
+
+def test_what_does_not_fit_into_the_room_for_json_is_not_kept_unless_it_ended_badly():
+    group = group_of(fail_fast=False)
+    group.room = 10.0
+    for state, status in zip(group.members.values(), ("COMPLETED", "COMPLETED", "FAILED"), strict=True):
+        polled = seen(state.workflow_run_id, status)
+        group.take(state, replace(polled, known=(b"8 bytes.", polled.run)))
+
+    assert [state.run is not None for state in group.members.values()] == [True, False, True]
+    assert group.unread(NOW) == [group.member(IDS[1])]
+
+
+def test_once_one_has_ended_the_wait_for_all_none_is_polled_again():
+    group = group_of()
+    taken(group, "PENDING", "FAILED", "PENDING")
+
+    assert group.lacking(NOW) == []
 
 
 def test_a_run_that_is_none_of_them_is_refused():

@@ -7,12 +7,12 @@ import pickle
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 from samples import (
     COMPLETED_AT,
-    JOB_RUN_ID,
     NOW,
     RUN_ID,
     TARGET,
@@ -119,7 +119,7 @@ def texts(played) -> list[str]:
     ),
 )
 def test_a_run_that_is_seen_means_what_the_table_says(run, outcome, succeeded, state):
-    played = play(poll(policy(), WaitState(RUN_ID, **state.to_json())), run)
+    played = play(poll(policy(), deepcopy(state)), run)
 
     assert played.result.outcome is outcome
     assert played.result.run.succeeded is succeeded
@@ -156,7 +156,7 @@ def test_contact_is_lost_when_a_disturbance_outlasts_the_tolerance(disturbance):
 @pytest.mark.parametrize("status", REJECTIONS)
 @pytest.mark.parametrize("state", [WaitState(RUN_ID), seen()], ids=["first poll", "later poll"])
 def test_a_rejection_ends_the_wait_at_once_and_names_status_and_target(status, state):
-    played = play(wait_for_run(policy(), WaitState(RUN_ID, **state.to_json())), status)
+    played = play(wait_for_run(policy(), deepcopy(state)), status)
 
     assert type(played.error) is AnonRejectedError
     assert str(status) in str(played.error)
@@ -1166,17 +1166,6 @@ def test_an_answer_about_another_run_is_named_as_such():
     assert f"another run, {OTHER_ID}" in understood.trouble
 
 
-def test_a_memory_that_went_through_json_goes_on_where_it_was():
-    state = WaitState(RUN_ID)
-    play(poll(policy(), state), payload("AWAITING_USER_INPUT", jobRunId=JOB_RUN_ID))
-    kept = WaitState.from_json(RUN_ID, json.loads(json.dumps(state.to_json())))
-
-    played = play(poll(policy(user_input_timeout=60), kept), payload("AWAITING_USER_INPUT"), at=NOW + 60)
-
-    assert played.result.outcome is Outcome.USER_INPUT_TIMEOUT
-    assert not played.result.asks_for_input
-
-
 # The probe.
 
 PAGE = {"Content-Type": "text/HTML; charset=utf-8"}
@@ -1250,7 +1239,7 @@ def test_a_probe_tells_what_the_answer_says_of_the_connection(answer, is_good, w
 @pytest.mark.parametrize(
     ("modules", "strangers"),
     [
-        ("core.group_codec, core.probe, client.endpoint, runs", {"airflow", "requests", "aiohttp"}),
+        ("core.codec, core.probe, client.endpoint, runs", {"airflow", "requests", "aiohttp"}),
         ("simulator", {"airflow", "requests"}),
         ("simulator.server", {"airflow", "requests"}),
     ],

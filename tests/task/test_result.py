@@ -3,9 +3,10 @@
 import pytest
 from samples import NOW, RUN_ID, payload
 
+from airflow_anon.core.group import WaitGroup
 from airflow_anon.core.policy import WaitPolicy
 from airflow_anon.core.polling import PollResult
-from airflow_anon.core.state import Outcome, WaitState
+from airflow_anon.core.state import Outcome
 from airflow_anon.exceptions import (
     AnonUnknownStatusError,
     AnonUserInputTimeoutError,
@@ -13,7 +14,7 @@ from airflow_anon.exceptions import (
     AnonWorkflowRunFailedError,
 )
 from airflow_anon.runs import WorkflowRun
-from airflow_anon.task.result import ended_run, result_of
+from airflow_anon.task.result import result_of
 
 ENDED_AT = "2023-11-14T22:11:00Z"
 
@@ -22,16 +23,23 @@ def run(status, **fields):
     return WorkflowRun.from_payload(payload(status, **fields))
 
 
+def ended(run):
+    """Return the group of a run whose end was seen."""
+    group = WaitGroup(WaitPolicy(), [RUN_ID])
+    group.take(group.alone, PollResult(Outcome.OVER, NOW, run))
+    return group
+
+
 @pytest.mark.parametrize("status", ["COMPLETED", "COMPLETED_WITH_NO_ACTION_TAKEN"])
 def test_a_good_end_is_the_runs_json(status):
-    assert result_of(run(status, addedLater=[1])) == payload(status, addedLater=[1])
+    assert result_of(ended(run(status, addedLater=[1]))) == [payload(status, addedLater=[1])]
 
 
 def test_a_run_that_failed_says_where_and_after_how_long():
     failed = run("FAILED", currentStateName="post_invoice")
 
     with pytest.raises(AnonWorkflowRunFailedError) as raised:
-        result_of(failed)
+        result_of(ended(failed))
 
     assert raised.value.run is failed
     assert (raised.value.workflow_run_id, raised.value.last_status) == (RUN_ID, "FAILED")
@@ -41,7 +49,7 @@ def test_a_run_that_failed_says_where_and_after_how_long():
 
 def test_an_end_in_a_status_that_nobody_knows_is_no_failure_and_no_success():
     with pytest.raises(AnonUnknownStatusError, match="ended in CANCELLED, which this version"):
-        result_of(run("CANCELLED", completedAt=ENDED_AT))
+        result_of(ended(run("CANCELLED", completedAt=ENDED_AT)))
 
 
 @pytest.mark.parametrize(
@@ -58,10 +66,12 @@ def test_an_end_in_a_status_that_nobody_knows_is_no_failure_and_no_success():
 )
 def test_a_limit_that_is_over_is_named_with_what_was_seen_last(outcome, awaiting_since, kind, words):
     policy = WaitPolicy(started_at=NOW, deadline=NOW + 600, user_input_timeout=120.0)
-    state = WaitState(RUN_ID, seen_at=NOW + 590, status="IN_PROGRESS", awaiting_since=awaiting_since)
+    group = WaitGroup(policy, [RUN_ID], seen_at=NOW + 590)
+    group.alone.status, group.alone.awaiting_since = "IN_PROGRESS", awaiting_since
+    group.take(group.alone, PollResult(outcome, NOW + 600))
 
     with pytest.raises(kind) as raised:
-        ended_run(policy, state, PollResult(outcome, NOW + 600))
+        result_of(group)
 
     assert type(raised.value) is kind
     assert words in str(raised.value)

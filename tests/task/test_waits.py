@@ -24,10 +24,11 @@ from carry_out import (
     reschedule_dates,
 )
 
-from airflow_anon.core.codec import SETTLED_AFTER, EventPayload
+from airflow_anon.core.codec import SETTLED_AFTER, to_event
+from airflow_anon.core.group import WaitGroup
 from airflow_anon.core.policy import WaitPolicy
 from airflow_anon.core.polling import PollResult
-from airflow_anon.core.state import Outcome, WaitState
+from airflow_anon.core.state import Outcome
 from airflow_anon.exceptions import (
     AnonAuthenticationError,
     AnonProtocolError,
@@ -36,7 +37,7 @@ from airflow_anon.exceptions import (
     AnonWaitTimeoutError,
 )
 from airflow_anon.sensors import AnonWorkflowRunSensor, AnonWorkflowRunsSensor
-from airflow_anon.task.waits import STORE_KEY
+from airflow_anon.task.kept import STORE_KEY
 
 GOOD = "slow 0s"
 ONLY_2 = pytest.mark.skipif(AIRFLOW_V_3_0_PLUS, reason="Airflow 3 forgets the first try's reschedules itself")
@@ -129,7 +130,7 @@ def second_try(api, run_id, *, keeps, rescheduled_at, **options):
     ti.try_number = ti.max_tries = 2
     ti.first_start, ti.rescheduled_try = api[1].utcnow() - timedelta(minutes=30), rescheduled_at
     store = Store()
-    store.set(STORE_KEY, {"mark": ["another run", "anon_default", 1], "started_at": 0.0, "state": {}})
+    store.set(STORE_KEY, {"mark": ["anon_default", 1], "started_at": 0.0, "state": {}})
     options = {"poke_interval": 60, "timeout": 36_000, "retries": 2, **options}
     sensor = AnonWorkflowRunSensor(task_id="wait", workflow_run_id=run_id, mode="reschedule", **options)
     ti.task = sensor
@@ -350,9 +351,7 @@ def test_the_poll_before_an_error_promises_no_patience(sensor, api, capsys, capl
     caplog.clear()
 
     with pytest.raises(AnonUnavailableError, match="Lost contact"):
-        make().resume_execution(
-            "execute_complete", {"event": event.payload, **(deferral.kwargs or {})}, context
-        )
+        make().resume_execution("execute_complete", {"event": event.payload}, context)
 
     told = capsys.readouterr().out + caplog.text
     assert "No answer: 503 Service Unavailable" in told
@@ -418,14 +417,14 @@ def test_a_wait_that_ends_in_silence_times_out_with_what_was_seen_last(api):
     run_id = api[0].create_run("IN_PROGRESS (post_invoice)")
     sensor = AnonWorkflowRunSensor(task_id="wait", workflow_run_id=run_id, deferrable=True, timeout=60)
     now = api[1].time()
-    state = WaitState(
-        run_id, seen_at=now - 50, status="IN_PROGRESS", state_name="post_invoice", consecutive_failures=1
-    )
-    returned = EventPayload(WaitPolicy(now - 61, now - 1), state, PollResult(Outcome.TIMEOUT, now))
+    group = WaitGroup(WaitPolicy(now - 61, now - 1), [run_id], seen_at=now - 50)
+    group.alone.status, group.alone.state_name = "IN_PROGRESS", "post_invoice"
+    group.alone.failed("503", now)
+    group.take(group.alone, PollResult(Outcome.TIMEOUT, now))
     api[0].start_outage("503")
 
     with pytest.raises(AnonWaitTimeoutError, match="no answer: 503 Service Unavailable") as timed_out:
-        resume(sensor, "execute_complete", {"event": returned.to_event()})
+        resume(sensor, "execute_complete", {"event": to_event(group)})
 
     assert timed_out.value.last_status == "IN_PROGRESS"
     assert timed_out.value.last_seen_at == now - 50
