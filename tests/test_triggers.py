@@ -307,7 +307,7 @@ def test_a_wait_polls_when_its_next_poll_is_due(api):
     assert clock.slept[0] == pytest.approx(33, abs=1)
 
 
-def test_arguments_of_a_later_version_are_passed_over_with_a_warning(simulator, caplog, capsys):
+def test_arguments_of_a_later_version_are_ignored_with_a_warning(simulator, caplog, capsys):
     trigger = trigger_for(simulator.create_run("COMPLETED"), colour="blue", size=7)
 
     told = caplog.text + capsys.readouterr().out
@@ -346,7 +346,7 @@ def test_a_connection_that_is_missing_in_the_triggerer_may_appear(simulator, mon
     assert [outcome_of(event) for event in carried_out(main())] == ["over"]
 
 
-def test_a_connection_that_stays_missing_is_told_as_the_triggerers_trouble(api, monkeypatch):
+def test_a_connection_that_stays_missing_is_reported_as_the_triggerers_trouble(api, monkeypatch):
     _, clock = api
     monkeypatch.delenv("AIRFLOW_CONN_ANON_DEFAULT")
     now = time.time()
@@ -391,7 +391,7 @@ def test_a_setting_that_makes_no_sense_ends_the_wait_at_once(api, monkeypatch):
     assert (simulator.requests, clock.slept) == (0, [])
 
 
-def test_a_fault_of_our_own_ends_its_own_wait_alone_and_is_told_on_the_worker(api):
+def test_a_fault_of_our_own_ends_its_own_wait_alone_and_is_reported_on_the_worker(api):
     simulator, clock = api
 
     def break_down(*_, **__):
@@ -512,7 +512,7 @@ def test_a_trigger_that_broke_down_is_an_error_that_nothing_hides(api, soft_fail
     assert caught.value.last_status == "PENDING"
 
 
-def test_a_trigger_that_broke_down_during_an_outage_is_told_without_delay(api):
+def test_a_trigger_that_broke_down_during_an_outage_is_logged_without_delay(api):
     simulator, clock = api
     simulator.start_outage("503")
     context = context_of(clock, 60)

@@ -126,7 +126,7 @@ def test_a_run_that_failed_before_the_first_poll_is_asked_for_once(wait, simulat
 
 
 @pytest.mark.unmeasured
-def test_a_run_may_wait_for_a_person_for_days(wait, simulator):
+def test_a_run_may_wait_for_user_input_for_days(wait, simulator):
     run_id = simulator.create_run("AWAITING_USER_INPUT 72h, COMPLETED")
 
     story = wait(run_id, timeout=timedelta(days=4), poke_interval=3600)

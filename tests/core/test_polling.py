@@ -277,7 +277,7 @@ def test_a_run_that_disappears_fails_at_once_and_says_when_it_was_seen():
 # The request and the id.
 
 
-def test_the_request_asks_for_the_run_of_the_plan():
+def test_the_request_asks_for_the_run_of_the_policy():
     played = play(poll(policy(), WaitState(RUN_ID)), payload())
 
     assert played.steps[0] == Request(f"/api/v2/workflow-runs/{RUN_ID}")
@@ -414,7 +414,7 @@ def remembered(seconds):
     return replace(response(429, headers={"Retry-After": str(seconds)}), is_remembered=True)
 
 
-def test_what_somebody_else_was_told_does_not_end_the_patience_of_the_first_poll():
+def test_what_another_wait_was_answered_does_not_end_the_patience_of_the_first_poll():
     played = play(poll(policy(), WaitState(RUN_ID)), remembered(120), remembered(30), payload())
 
     assert played.result.run is not None
@@ -428,7 +428,7 @@ def test_once_the_api_itself_has_answered_the_patience_of_the_first_poll_is_over
     assert played.sleeps == [120]
 
 
-def test_what_somebody_else_is_told_ends_the_first_poll_with_the_tolerance():
+def test_what_another_wait_is_answered_ends_the_first_poll_with_the_tolerance():
     played = play(poll(policy(outage_tolerance=300), WaitState(RUN_ID)), remembered(120))
 
     assert type(played.error) is AnonUnavailableError
@@ -655,7 +655,7 @@ def test_a_huge_retry_after_is_capped():
 # The deadline.
 
 
-def test_a_wait_that_is_told_to_begin_later_sleeps_before_its_first_poll():
+def test_a_wait_that_is_to_begin_later_sleeps_before_its_first_poll():
     played = play(wait_for_run(policy(), seen(), delay=17.5), payload("COMPLETED"))
 
     assert played.polls_at == [NOW + 17.5]
@@ -697,7 +697,7 @@ def test_a_poll_is_never_planned_beyond_the_deadline(answer, left):
     assert pause == Sleep(left, min(pause.spread, left - pause.seconds))
 
 
-def test_a_deadline_and_a_person_s_limit_that_fall_together_are_the_deadline():
+def test_a_deadline_and_the_limit_for_user_input_that_fall_together_are_the_deadline():
     waiting = policy(deadline=NOW + 60, user_input_timeout=60)
 
     played = play(wait_for_run(waiting, WaitState(RUN_ID)), payload("AWAITING_USER_INPUT"))
@@ -850,7 +850,7 @@ def test_a_question_is_reported_once_and_again_when_the_run_asks_anew():
     assert asked == [False, True, False, True, False, True]
 
 
-def test_a_wait_stops_to_ask_a_person_only_if_told_to():
+def test_a_wait_stops_for_user_input_only_if_asked_to():
     story = [
         payload("PENDING"),
         payload("AWAITING_USER_INPUT"),
@@ -879,7 +879,7 @@ def test_a_wait_that_stopped_to_ask_goes_on_without_asking_again():
     assert played.result.outcome is Outcome.OVER
 
 
-def test_a_run_may_wait_for_a_person_for_days():
+def test_a_run_may_wait_for_user_input_for_days():
     def answered_after_three_days(now):
         return payload("AWAITING_USER_INPUT" if now < NOW + 3 * 86_400 else "COMPLETED")
 
@@ -888,7 +888,7 @@ def test_a_run_may_wait_for_a_person_for_days():
     assert played.result.run.succeeded
 
 
-def test_a_person_who_takes_too_long_ends_the_wait_on_time():
+def test_user_input_that_takes_too_long_ends_the_wait_on_time():
     waiting = policy(user_input_timeout=100, deadline=NOW + 3600)
 
     played = play(
@@ -899,7 +899,7 @@ def test_a_person_who_takes_too_long_ends_the_wait_on_time():
     assert played.polls_at == [NOW, NOW + 60, NOW + 120, NOW + 160]
 
 
-def test_only_the_time_spent_waiting_for_the_person_counts():
+def test_only_the_time_spent_waiting_for_user_input_counts():
     waiting = policy(user_input_timeout=100)
     story = [payload("PENDING")] * 5 + [payload("AWAITING_USER_INPUT"), payload("IN_PROGRESS")] * 5
 
@@ -909,7 +909,7 @@ def test_only_the_time_spent_waiting_for_the_person_counts():
 
 
 @pytest.mark.parametrize("skew", [-7200, 0, 7200])
-def test_how_long_a_person_has_been_waited_for_is_told_by_the_api_s_clock(skew):
+def test_how_long_user_input_has_been_waited_for_is_counted_by_the_api_s_clock(skew):
     waiting = policy(user_input_timeout=100)
     asked_40_s_ago = response(200, payload("AWAITING_USER_INPUT"), headers={"Date": http_date(UPDATED + 40)})
     state = WaitState(RUN_ID)
@@ -923,7 +923,7 @@ def test_how_long_a_person_has_been_waited_for_is_told_by_the_api_s_clock(skew):
 @pytest.mark.parametrize(
     "date", [None, "soon", http_date(UPDATED - 3600)], ids=["none", "garbage", "before the change"]
 )
-def test_without_a_sensible_api_clock_the_wait_for_a_person_begins_when_it_is_seen(date):
+def test_without_a_sensible_api_clock_the_wait_for_user_input_begins_when_it_is_seen(date):
     headers = {"Date": date} if date else {}
     state = WaitState(RUN_ID)
 
@@ -932,7 +932,7 @@ def test_without_a_sensible_api_clock_the_wait_for_a_person_begins_when_it_is_se
     assert state.awaiting_since == NOW
 
 
-def test_a_person_who_was_asked_too_long_ago_is_over_time_at_the_first_poll():
+def test_user_input_that_was_asked_for_too_long_ago_is_over_time_at_the_first_poll():
     asked_an_hour_ago = response(
         200, payload("AWAITING_USER_INPUT"), headers={"Date": http_date(UPDATED + 3600)}
     )
@@ -946,7 +946,7 @@ def test_a_person_who_was_asked_too_long_ago_is_over_time_at_the_first_poll():
 @pytest.mark.parametrize(
     "date", [UPDATED + 365 * 86_400, UPDATED + 3600], ids=["a wrong date", "an old change"]
 )
-def test_a_person_has_the_whole_time_whatever_the_api_says_of_the_time_before_our_last_poll(date):
+def test_user_input_has_the_whole_time_whatever_the_api_says_of_the_time_before_our_last_poll(date):
     asked = response(200, payload("AWAITING_USER_INPUT"), headers={"Date": http_date(date)})
     waiting = policy(user_input_timeout=600)
 
@@ -957,7 +957,7 @@ def test_a_person_has_the_whole_time_whatever_the_api_says_of_the_time_before_ou
 
 
 @pytest.mark.parametrize("answer", [payload("AWAITING_USER_INPUT"), 503], ids=["run", "503"])
-def test_a_poll_is_never_planned_beyond_the_person_s_limit(answer):
+def test_a_poll_is_never_planned_beyond_the_limit_for_user_input(answer):
     waiting = policy(user_input_timeout=100, poke_interval=3600, outage_tolerance=86_400)
 
     pause = play(poll(waiting, seen("AWAITING_USER_INPUT")), answer, at=NOW + 90).result.pause
@@ -965,7 +965,7 @@ def test_a_poll_is_never_planned_beyond_the_person_s_limit(answer):
     assert pause == Sleep(10, 0)
 
 
-def test_an_outage_does_not_end_a_wait_for_a_person_who_may_have_answered():
+def test_an_outage_does_not_end_a_wait_for_user_input_that_may_be_there():
     waiting = policy(user_input_timeout=100)
 
     played = play(wait_for_run(waiting, seen("AWAITING_USER_INPUT")), 503, 503, 503, payload("COMPLETED"))
@@ -1010,7 +1010,7 @@ def test_an_unknown_status_with_an_end_ends_the_wait_and_is_no_success():
 # The log.
 
 
-def test_a_wait_is_told_once_at_its_beginning():
+def test_a_wait_is_logged_once_at_its_beginning():
     played = play(wait_for_run(policy(deadline=NOW + 200), WaitState(RUN_ID)), payload("PENDING"))
 
     line = (

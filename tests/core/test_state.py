@@ -37,17 +37,17 @@ def texts(lines) -> list[str]:
         (float("inf"), "an unlimited time"),
     ],
 )
-def test_a_duration_reads_as_a_person_would_write_it(seconds, text):
+def test_a_duration_reads_as_people_write_it(seconds, text):
     assert duration(seconds) == text
 
 
-def test_a_status_is_told_with_the_state_if_there_is_one():
+def test_a_status_is_logged_with_the_state_if_there_is_one():
     assert described("IN_PROGRESS", "post_invoice") == "IN_PROGRESS (state 'post_invoice')"
     assert described("IN_PROGRESS", None) == "IN_PROGRESS"
     assert described("IN_PROGRESS", "") == "IN_PROGRESS"
 
 
-def test_a_poll_that_shows_nothing_new_is_no_news():
+def test_a_poll_that_shows_nothing_new_is_not_logged():
     state = WaitState(RUN_ID)
     state.saw(run("IN_PROGRESS", "fetch"), NOW, 0.0)
 
@@ -56,7 +56,7 @@ def test_a_poll_that_shows_nothing_new_is_no_news():
     assert (lines, entered) == ([], False)
 
 
-def test_a_change_is_told_once_with_both_sides():
+def test_a_change_is_logged_once_with_both_sides():
     state = WaitState(RUN_ID)
     state.saw(run("PENDING"), NOW, 0.0)
 
@@ -65,7 +65,7 @@ def test_a_change_is_told_once_with_both_sides():
     assert texts(lines) == [f"Workflow run {RUN_ID}: PENDING -> IN_PROGRESS (state 'fetch')"]
 
 
-def test_a_change_of_the_state_alone_is_told_too():
+def test_a_change_of_the_state_alone_is_logged_too():
     state = WaitState(RUN_ID)
     state.saw(run("IN_PROGRESS", "fetch"), NOW, 0.0)
 
@@ -76,7 +76,7 @@ def test_a_change_of_the_state_alone_is_told_too():
     ]
 
 
-def test_contact_after_an_outage_is_told_with_how_long_it_was():
+def test_contact_after_an_outage_is_logged_with_how_long_it_was():
     state = WaitState(RUN_ID)
     state.saw(run("PENDING"), NOW, 0.0)
     state.failed("503", NOW + 10)
@@ -130,7 +130,7 @@ def test_an_unknown_status_that_has_ended_is_warned_of_as_such():
         (["PENDING/", "IN_PROGRESS/"], 0),
     ],
 )
-def test_a_person_is_called_once_for_each_question(story, entries):
+def test_each_question_is_reported_once(story, entries):
     state = WaitState(RUN_ID)
 
     calls = []
@@ -144,7 +144,7 @@ def test_a_person_is_called_once_for_each_question(story, entries):
     assert calls.count(True) == entries
 
 
-def test_the_wait_for_a_person_began_when_the_run_last_changed():
+def test_the_wait_for_user_input_began_when_the_run_last_changed():
     state = WaitState(RUN_ID)
 
     state.saw(run("AWAITING_USER_INPUT"), NOW, 120.0)
@@ -162,7 +162,7 @@ A_YEAR = 365 * 24 * HOURS
     [("IN_PROGRESS/", "AWAITING_USER_INPUT/"), ("AWAITING_USER_INPUT/a", "AWAITING_USER_INPUT/b")],
     ids=["at work", "another question"],
 )
-def test_the_wait_for_a_person_never_began_before_the_last_good_poll_that_saw_something_else(before, after):
+def test_the_wait_for_user_input_never_began_before_the_last_good_poll_that_saw_something_else(before, after):
     state = WaitState(RUN_ID)
     for number, scene in enumerate([before, before, "consecutive_failures", after]):
         status, _, state_name = scene.partition("/")
@@ -174,7 +174,7 @@ def test_the_wait_for_a_person_never_began_before_the_last_good_poll_that_saw_so
     assert state.awaiting_since == NOW + 10
 
 
-def test_the_wait_for_a_person_began_when_the_api_says_it_did_after_the_last_good_poll():
+def test_the_wait_for_user_input_began_when_the_api_says_it_did_after_the_last_good_poll():
     state = WaitState(RUN_ID)
     state.saw(run("IN_PROGRESS"), NOW, None)
 
@@ -183,7 +183,7 @@ def test_the_wait_for_a_person_began_when_the_api_says_it_did_after_the_last_goo
     assert state.awaiting_since == NOW + HOURS - 600
 
 
-def test_what_only_counts_as_a_poll_says_nothing_of_when_the_wait_for_a_person_began():
+def test_what_only_counts_as_a_poll_says_nothing_of_when_the_wait_for_user_input_began():
     state = WaitState(RUN_ID, seen_at=NOW, status="IN_PROGRESS", polled_at=NOW - 5 * HOURS)
 
     state.saw(run("AWAITING_USER_INPUT"), NOW + 1, 4 * HOURS)
@@ -204,7 +204,7 @@ def test_an_api_that_touches_a_run_while_it_is_watched_asks_nothing_anew():
     assert (entered, state.awaiting_since) == (False, NOW - 5 * HOURS)
 
 
-def test_the_wait_for_a_person_is_over_when_the_run_goes_on():
+def test_the_wait_for_user_input_is_over_when_the_run_goes_on():
     state = WaitState(RUN_ID)
     state.saw(run("AWAITING_USER_INPUT"), NOW, 0.0)
 

@@ -234,7 +234,7 @@ def test_contact_lost_with_one_run_alone_is_named(wait, simulator):
 # People
 
 
-def test_each_run_that_asks_a_person_is_called_back_for_once(wait, simulator):
+def test_each_run_that_asks_for_user_input_is_called_back_for_once(wait, simulator):
     asked = []
     ids = created(
         simulator,
@@ -254,7 +254,7 @@ def test_each_run_that_asks_a_person_is_called_back_for_once(wait, simulator):
 
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("other", ["gone", "ended unknown"])
-def test_a_person_is_asked_once_though_another_run_is_in_error(wait, simulator, other):
+def test_a_question_is_called_back_for_once_though_another_run_is_in_error(wait, simulator, other):
     asked = []
     (run_id,) = created(simulator, "AWAITING_USER_INPUT 24h, COMPLETED")
     other_id = OTHER_ID if other == "gone" else created(simulator, "ENDED:CANCELLED")[0]
@@ -270,7 +270,7 @@ def test_a_person_is_asked_once_though_another_run_is_in_error(wait, simulator, 
     assert asked == [run_id]
 
 
-def test_a_person_who_is_asked_while_the_trigger_gives_up_is_asked_once(wait_as, simulator):
+def test_a_question_while_the_trigger_gives_up_is_called_back_for_once(wait_as, simulator):
     asked = []
     ids = created(simulator, "IN_PROGRESS 400s, AWAITING_USER_INPUT", "IN_PROGRESS")
     simulator.add_faults("slow 0s, 503 x200", ids[1])
@@ -330,7 +330,7 @@ def test_it_is_called_back_on_a_worker_though_another_run_errs_there(simulator, 
 
 
 @pytest.mark.parametrize("callback", [None, lambda context: None], ids=["alone", "with a callback"])
-def test_a_person_who_takes_too_long_ends_the_wait_for_all(wait, simulator, clock, callback):
+def test_user_input_that_takes_too_long_ends_the_wait_for_all(wait, simulator, clock, callback):
     ids = created(
         simulator,
         "PENDING 24h, COMPLETED",
@@ -346,7 +346,7 @@ def test_a_person_who_takes_too_long_ends_the_wait_for_all(wait, simulator, cloc
     assert 690 <= clock.passed < 740
 
 
-def test_a_person_has_no_longer_than_that_however_long_the_interval(wait, simulator, clock):
+def test_user_input_has_no_longer_than_that_however_long_the_interval(wait, simulator, clock):
     ids = created(simulator, "PENDING 24h, COMPLETED", "AWAITING_USER_INPUT until answered, COMPLETED")
 
     story = wait(
@@ -614,7 +614,7 @@ def test_hundreds_of_runs_share_a_handful_of_connections(wait_as, simulator):
 
 
 @pytest.mark.unmeasured
-def test_the_log_is_told_a_summary_and_not_of_each_run(wait, mode, simulator, capsys):
+def test_the_log_holds_a_summary_and_not_of_each_run(wait, mode, simulator, capsys):
     ids = created(
         simulator, *["PENDING 40s, IN_PROGRESS 2000s, COMPLETED"] * 20, "UNKNOWN:QUEUED 90s, COMPLETED"
     )
@@ -636,7 +636,7 @@ def test_the_log_is_told_a_summary_and_not_of_each_run(wait, mode, simulator, ca
 
 
 @pytest.mark.unmeasured
-def test_an_outage_is_not_told_for_each_run(wait, simulator, clock, monkeypatch, capsys):
+def test_an_outage_is_not_logged_for_each_run(wait, simulator, clock, monkeypatch, capsys):
     ids = created(simulator, *["PENDING 600s, COMPLETED"] * 30)
     real_sleep = clock.sleep
 
@@ -754,7 +754,7 @@ def test_what_does_not_fit_into_an_event_is_not_kept_while_others_wait(simulator
     assert kept == {ids[-1]}
 
 
-def test_arguments_of_a_later_version_are_passed_over(simulator):
+def test_arguments_of_a_later_version_are_ignored(simulator):
     ids = created(simulator, "COMPLETED")
 
     (event,) = carried_out(events_of(trigger_for(ids, colour="blue")))
@@ -974,7 +974,7 @@ def test_runs_that_ended_while_their_trigger_was_lost_pass(simulator, clock):
     assert resume_failed(sensor_for(ids), clock) == [simulator.run(run_id) for run_id in ids]
 
 
-def test_a_trigger_that_broke_down_is_told_with_what_is_not_over(simulator, clock):
+def test_a_trigger_that_broke_down_is_logged_with_what_is_not_over(simulator, clock):
     ids = created(simulator, "COMPLETED", "IN_PROGRESS (sign)")
 
     with pytest.raises(AnonUnavailableError, match="2 workflow runs broke off in the triggerer") as broken:

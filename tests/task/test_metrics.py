@@ -96,7 +96,7 @@ def test_a_wait_tells_what_it_took(wait, mode, simulator, server):
     assert timings == {}
 
 
-def test_the_queue_time_of_a_run_that_was_not_seen_queued_is_not_told(wait, simulator, server):
+def test_the_queue_time_of_a_run_that_was_not_seen_queued_is_not_counted(wait, simulator, server):
     run_id = simulator.create_run(
         "PENDING 1 polls, AWAITING_USER_INPUT 1 polls, IN_PROGRESS 1 polls, COMPLETED"
     )
@@ -106,7 +106,7 @@ def test_the_queue_time_of_a_run_that_was_not_seen_queued_is_not_told(wait, simu
     assert "anon.run.queued_duration" not in server.timings
 
 
-def test_the_time_of_all_persons_is_told_together(wait, mode, simulator, server):
+def test_the_time_of_all_user_input_is_counted_together(wait, mode, simulator, server):
     asked = []
     run_id = simulator.create_run(
         "IN_PROGRESS 100s, AWAITING_USER_INPUT 300s, IN_PROGRESS 100s, AWAITING_USER_INPUT 600s, COMPLETED"
@@ -131,7 +131,7 @@ def test_a_timeout_is_counted_as_one(wait, simulator, server):
     assert server.timings["anon.wait.duration"] == [pytest.approx(600, abs=1)]
 
 
-def test_a_person_who_takes_too_long_is_counted_as_such(wait, simulator, server):
+def test_user_input_that_takes_too_long_is_counted_as_such(wait, simulator, server):
     run_id = simulator.create_run("AWAITING_USER_INPUT until answered, COMPLETED")
 
     wait(run_id, user_input_timeout=300, soft_fail=True)
@@ -158,7 +158,7 @@ def test_a_refused_credential_is_an_error(wait, simulator, server, options):
     assert server.counters == counted("error", simulator.requests_for(run_id))
 
 
-def test_polls_that_the_api_turned_away_are_told_apart(wait, simulator, server):
+def test_polls_that_the_api_turned_away_are_counted_apart(wait, simulator, server):
     run_id = simulator.create_run("IN_PROGRESS 1 polls, COMPLETED")
     simulator.add_faults(f"{GOOD}, 429, 503, 503 retry-after=20, {GOOD}", run_id)
 
@@ -372,7 +372,7 @@ def test_what_cuts_a_wait_short_has_a_name(server, error, outcome):
     assert server.counters == {f"anon.wait.ended.{outcome}": 1}
 
 
-def test_thousands_of_polls_are_told_in_few_packets(server):
+def test_thousands_of_polls_are_counted_in_few_packets(server):
     counter = PollCounter("anon_default")
 
     for _ in range(5000):

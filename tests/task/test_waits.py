@@ -105,7 +105,7 @@ def test_a_forgetful_sensor_loses_contact_as_others_do(api):
     assert story.starts == 4
 
 
-def test_a_forgetful_sensor_stays_for_the_person_it_has_called(api):
+def test_a_forgetful_sensor_stays_until_the_user_has_answered(api):
     asked = []
     run_id = api[0].create_run("PENDING 40s, AWAITING_USER_INPUT 300s, IN_PROGRESS 100s, COMPLETED")
 
@@ -116,7 +116,7 @@ def test_a_forgetful_sensor_stays_for_the_person_it_has_called(api):
     assert 1 < story.starts < api[0].requests_for(run_id)
 
 
-def test_a_forgetful_sensor_knows_when_a_person_takes_too_long(api):
+def test_a_forgetful_sensor_knows_when_user_input_takes_too_long(api):
     run_id = api[0].create_run("PENDING 40s, AWAITING_USER_INPUT until answered, COMPLETED")
 
     story = forgetful(api, run_id, user_input_timeout=300)
@@ -197,7 +197,7 @@ def broken_trigger(api, script, **options):
     }
 
 
-def test_a_broken_trigger_is_told_with_its_traceback_and_what_to_do(api, capsys, caplog):
+def test_a_broken_trigger_is_logged_with_its_traceback_and_what_to_do(api, capsys, caplog):
     sensor, failure = broken_trigger(api, "IN_PROGRESS")
 
     with pytest.raises(AnonUnavailableError, match="installed there, in the version of the workers"):
@@ -358,7 +358,7 @@ def test_the_poll_before_an_error_promises_no_patience(sensor, api, capsys, capl
     assert "giving up after" not in told
 
 
-def test_a_person_is_asked_though_a_broken_trigger_was_passed_over(sensor, api):
+def test_a_question_is_called_back_for_though_a_broken_trigger_was_ignored(sensor, api):
     asked = []
     make = sensor(
         "AWAITING_USER_INPUT", silent_fail=True, on_awaiting_user_input_callback=lambda _: asked.append(1)

@@ -392,7 +392,7 @@ def test_mapped_sensors_start_on_workers_and_end_in_the_triggerer(dag, api, said
 
 @only_new
 @pytest.mark.parametrize("asked", [False, True])
-def test_airflow_is_not_told_of_a_start_that_a_mapped_task_cannot_have(dag, asked):
+def test_airflow_does_not_hear_of_a_start_that_a_mapped_task_cannot_have(dag, asked):
     from airflow.serialization.serialized_objects import DagSerialization
 
     mapped = AnonWorkflowRunSensor.partial(task_id="wait", start_from_trigger=asked)
