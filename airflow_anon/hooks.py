@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -258,14 +259,16 @@ class AnonHook(BaseHook):
         flows: Mapping[K, Flow[T]],
         enough: Callable[[K, T], bool],
         *,
+        until: float,
         log_line: Callable[[LogLine], None],
         retry_unreadable_connection: bool = False,
         on_worker: bool = False,
     ) -> None:
         """
-        Carry flows out side by side, until the last is over or one of them is enough.
+        Carry flows out side by side, until the last is over, one of them is enough, or the time is.
 
         :param enough: takes each result as it comes, and says whether the others can be left.
+        :param until: when those that are not over are left, in seconds since the epoch; infinite for never.
         :raises AnonError: the first that one of them raises; the others are left.
         """
         is_enough = False
@@ -284,9 +287,12 @@ class AnonHook(BaseHook):
 
         tasks = [asyncio.ensure_future(carry_out(*item)) for item in flows.items()]
         try:
-            for done in asyncio.as_completed(tasks):
+            timeout = None if math.isinf(until) else max(until - time.time(), 0.0)
+            for done in asyncio.as_completed(tasks, timeout=timeout):
                 if await done:
                     return
+        except asyncio.TimeoutError:
+            return
         finally:
             for task in tasks:
                 task.cancel()

@@ -18,7 +18,7 @@ from airflow_anon.core.codec import (
     policy_from_kwargs,
     to_event,
 )
-from airflow_anon.core.group import WaitGroup
+from airflow_anon.core.group import LONGEST_ROUND, WaitGroup
 from airflow_anon.core.ids import plain
 from airflow_anon.core.policy import NEVER, OPTIONS
 from airflow_anon.core.polling import FIRST_POLL_PATIENCE, PollResult, poll, wait_for_run
@@ -173,9 +173,11 @@ class AnonWorkflowRunTrigger(BaseTrigger):
             lambda run_id, polled: (
                 group.take(group.member(run_id), polled) or polled.outcome is Outcome.WAITING
             ),
+            until=group.policy.deadline + LONGEST_ROUND,
             log_line=log_line,
             retry_unreadable_connection=True,
         )
+        group.expire(time.time())
 
     async def _wait_for_one(self, group: WaitGroup, state: WaitState, delay: float) -> PollResult:
         """Wait for a single run, without a task of its own."""

@@ -22,6 +22,8 @@ from airflow_anon.runs import WorkflowRun
 
 MOST_NAMED = 10
 MOST_WARNINGS = 5
+# How long the polls of many runs may take beyond the wait's deadline, each of which waits for its turn.
+LONGEST_ROUND = 30.0
 
 
 def counted(number: int) -> str:
@@ -215,6 +217,17 @@ class WaitGroup:
             if self.room < 0:
                 member.run = None
         return self._decides(member)
+
+    def round_ends(self, now: float) -> float:
+        """Return when a round that begins now has to be over: with the wait, but the last round has some time."""
+        is_last = now > self.policy.deadline - SHORTEST_PAUSE
+        return now + LONGEST_ROUND if is_last else self.policy.deadline
+
+    def expire(self, now: float) -> None:
+        """End the wait for runs whose turn had not come when its time was over."""
+        for member in self.unfinished:
+            if member.outcome is Outcome.WAITING and now >= self.policy_for(member).deadline:
+                member.outcome, member.at = Outcome.TIMEOUT, now
 
     def is_silent_about(self, workflow_run_id: str | None) -> bool:
         """Say whether the last poll of a run went unanswered; without an id, at any."""

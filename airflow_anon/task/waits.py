@@ -168,11 +168,13 @@ class Wait:
             lambda: self.sensor.hook.adrive_each(
                 flows,
                 lambda run_id, polled: group.take(group.member(run_id), polled),
+                until=group.round_ends(time.time()),
                 log_line=lambda line: self._log_lines(group.lines(line, time.time())),
                 retry_unreadable_connection=was_seen,
                 on_worker=True,
             )
         )
+        group.expire(time.time())
 
     def _log_lines(self, lines: list[LogLine]) -> None:
         for line in lines:

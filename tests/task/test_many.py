@@ -562,6 +562,18 @@ def test_a_round_of_slow_answers_is_followed_by_a_pause_too(wait_as, simulator, 
     assert min(clock.slept) >= 1
 
 
+@pytest.mark.parametrize("mode", ["poke", "deferred"], indirect=True)
+def test_runs_whose_turn_does_not_come_in_time_keep_no_wait_from_its_end(wait, simulator, monkeypatch):
+    ids = created(simulator, *["PENDING 24h, COMPLETED"] * 40)
+    monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection(max_requests_per_second=10))
+
+    story = wait(ids, timeout=1.5)
+
+    assert type(story.error) is AnonWaitTimeoutError
+    assert "40 of 40 workflow runs not over after 1." in str(story.error)
+    assert simulator.requests < 40
+
+
 # What the API says to one
 
 
