@@ -117,9 +117,11 @@ class Answer:
         return self.reply.excerpt if isinstance(self.reply, Response) else ""
 
     @property
-    def source(self) -> str:
-        """The trouble and where it was met, for a message."""
-        return f"{self.trouble} from {self.reply.target}"
+    def is_web_page(self) -> bool:
+        """Whether it is for a browser, as the API's never is."""
+        return (
+            isinstance(self.reply, Response) and "html" in self.reply.headers.get("Content-Type", "").lower()
+        )
 
     @property
     def api_time(self) -> float | None:
@@ -153,7 +155,7 @@ def interpret(reply: Reply, workflow_run_id: str, known: CachedRun | None = None
     try:
         run, unfit = read_run(reply.body, workflow_run_id)
     except AnonProtocolError as error:
-        trouble = f"{phrase(reply.status)}, but no workflow run ({error}),"
+        trouble = f"{phrase(reply.status)}, but no workflow run ({error})"
         return Answer(AnswerKind.TRANSIENT, reply, trouble=trouble)
     return Answer(kind, reply, (reply.body, run), unfit=unfit)
 

@@ -40,9 +40,10 @@ def normalise_id(workflow_run_id: object, name: str = "workflow_run_id") -> str:
     text = plain(workflow_run_id)
     trimmed = text.strip() if isinstance(text, str) else ""
     if not UUID_PATTERN.fullmatch(trimmed):
+        hint = " A template that finds nothing renders as None." if trimmed == "None" else ""
         raise AnonInvalidIdError(
             f"{name} {shown(workflow_run_id)} is not the id of a workflow run: the API's ids are UUIDs such as "
-            "3c90c3cc-0d44-4b50-8888-8dd25736052a.",
+            f"3c90c3cc-0d44-4b50-8888-8dd25736052a.{hint}",
         )
     return trimmed
 

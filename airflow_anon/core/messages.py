@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from airflow_anon.runs import WorkflowRun
 
 STILL_WAITING_EVERY = 300.0
+STILL_NO_ANSWER_EVERY = 60.0
 MOST_NAMED = 5
 # What is remembered goes into Airflow's database: an API gone mad must not fill it.
 LONGEST_TEXT = 120
@@ -71,9 +72,14 @@ def unfit(fields: Sequence[str]) -> LogLine:
     )
 
 
+def asked(answer: Answer) -> str:
+    """Say at the end of a message where it was met: the URL, which has the id."""
+    return f"Asked: {answer.reply.target}"
+
+
 def no_answer(answer: Answer) -> str:
     """Say that a poll was not answered, and why."""
-    return f"No answer: {answer.source}. The run itself may be well"
+    return f"No answer: {answer.trouble}. The run itself may be well"
 
 
 def reminder(policy: WaitPolicy, state: WaitState, at: float) -> list[LogLine]:
@@ -81,13 +87,21 @@ def reminder(policy: WaitPolicy, state: WaitState, at: float) -> list[LogLine]:
     if at - state.last_logged_at < STILL_WAITING_EVERY:
         return []
     left = "" if policy.deadline == NEVER else f", {duration(policy.deadline - at)} left"
-    silence = (
-        f" (no answer for {duration(at - state.seen_at)})"
-        if state.consecutive_failures and state.seen_at
-        else ""
-    )
     waited = duration(at - policy.started_at)
-    return [LogLine("info", f"Still waiting: {state.described()}{silence}, {waited} so far{left}.")]
+    return [LogLine("info", f"Still waiting: {state.described()}, {waited} so far{left}.")]
+
+
+def still_no_answer(state: WaitState, answer: Answer, patience_ends: float) -> list[LogLine]:
+    """Say that trouble goes on, if nothing was said for a while."""
+    if answer.at - state.last_logged_at < STILL_NO_ANSWER_EVERY:
+        return []
+    lasts, left = duration(answer.at - state.failing_since), duration(patience_ends - answer.at)
+    polls = f"{state.consecutive_failures} polls"
+    return [
+        LogLine(
+            "warning", f"Still no answer: {answer.trouble}, for {lasts} and {polls}; giving up in {left}."
+        )
+    ]
 
 
 def ending(state: WaitState, run: WorkflowRun) -> LogLine:
@@ -134,6 +148,8 @@ def rejection(state: WaitState, answer: Answer) -> AnonError:
     elif answer.kind is AnswerKind.NOT_FOUND:
         kind = AnonNotFoundError
         why = "No such run, or not visible to this token: check the id, and the account of the token."
+        if answer.is_web_page:
+            why = f"A web page answers in the place of the API: check 'host' of {connection}."
     elif answer.kind is AnswerKind.UNAUTHORIZED:
         kind = AnonAuthenticationError
         why = f"The API refuses the credential: check 'password' (the token) and 'login' of {connection}."
@@ -141,7 +157,7 @@ def rejection(state: WaitState, answer: Answer) -> AnonError:
         why = f"The API never redirects, and no redirect is followed: check 'host' of {connection}."
     said = f" The API says: {answer.excerpt}" if answer.excerpt else ""
     return kind(
-        f"Workflow run {state.workflow_run_id}: {answer.source}. {why}{said}",
+        f"{answer.trouble}. {why}{said} {asked(answer)}",
         status_code=answer.status_code,
         **facts_of(state),
     )
@@ -151,13 +167,13 @@ def lost_contact(policy: WaitPolicy, state: WaitState, answer: Answer) -> AnonUn
     """Make the error for an API that has been unreachable for too long."""
     if state.seen_at is None:
         text = (
-            f"No answer about workflow run {state.workflow_run_id}: {answer.source}. The state of the run is unknown. "
-            f"Check 'host' of connection {answer.reply.conn_id!r}, and whether the API is up."
+            f"No answer: {answer.trouble}. The state of the run is unknown. Check 'host' of connection "
+            f"{answer.reply.conn_id!r}, and whether the API is up. {asked(answer)}"
         )
     else:
         text = (
             f"Lost contact with the API {duration(answer.at - state.seen_at)} ago (outage_tolerance is "
-            f"{duration(policy.outage_tolerance)}): {answer.source}. The state of workflow run "
-            f"{state.workflow_run_id} is unknown, which does not mean that it failed: {last_seen(state)}."
+            f"{duration(policy.outage_tolerance)}): {answer.trouble}. The state of the run is unknown, which does "
+            f"not mean that it failed: {last_seen(state)}. {asked(answer)}"
         )
     return AnonUnavailableError(text, status_code=answer.status_code, **facts_of(state))

@@ -12,15 +12,18 @@ from airflow_anon.core.answers import ROWS, Answer, CachedRun, Verdict, interpre
 from airflow_anon.core.flow import Flow, Log, LogLine, ReloadConnection, Request, Sleep
 from airflow_anon.core.ids import path_of
 from airflow_anon.core.messages import (
+    STILL_NO_ANSWER_EVERY,
+    asked,
     beginning,
     duration,
     lost_contact,
     no_answer,
     rejection,
     reminder,
+    still_no_answer,
     unfit,
 )
-from airflow_anon.core.policy import WaitPolicy, limit_of, pause_after, spread_pause
+from airflow_anon.core.policy import NEVER, WaitPolicy, limit_of, pause_after, spread_pause
 from airflow_anon.core.state import Outcome, WaitState
 from airflow_anon.runs import WorkflowRun
 
@@ -60,9 +63,12 @@ def fetch_run(workflow_run_id: str) -> Flow[WorkflowRun]:
 
     :raises AnonError: there is no such run, or no answer.
     """
-    polled = yield from poll(WaitPolicy(), WaitState(workflow_run_id))
+    policy, state = WaitPolicy(outage_tolerance=FIRST_POLL_PATIENCE), WaitState(workflow_run_id)
+    polled = judge(policy, state, (yield from _insist(policy, state, (yield from _ask(workflow_run_id)))))
     if polled.run is None:  # pragma: no cover  for the type checker
         raise AssertionError("a first poll either sees the run or raises")
+    if warnings := tuple(line for line in polled.lines if line.level == "warning"):
+        yield Log(warnings)  # not that it waits for the run, since it does not
     return polled.run
 
 
@@ -113,7 +119,7 @@ def poll(
     polled = judge(policy, state, answer)
     lines = polled.lines
     if is_last and polled.run is None:
-        lines = (LogLine("warning", f"{no_answer(answer)}."),)
+        lines = (LogLine("warning", f"{no_answer(answer)}. {asked(answer)}"),)
     if lines:
         yield Log(lines)
     return polled
@@ -135,13 +141,22 @@ def _ask(workflow_run_id: str, known: CachedRun | None = None) -> Flow[Answer]:
 
 
 def _insist(policy: WaitPolicy, state: WaitState, answer: Answer) -> Flow[Answer]:
-    asked_at = answer.reply.sent_at
+    asked_at, logged_at = answer.reply.sent_at, NEVER
     delays = iter(FIRST_POLL_DELAYS)
     while ROWS[answer.kind].insists:
         limit = min(asked_at + _first_poll_patience(policy, answer), policy.deadline)
         if answer.at >= limit:
             break
-        yield Log((LogLine("warning", f"No run yet: {answer.source}; asking again for a while."),))
+        if abs(answer.at - logged_at) >= STILL_NO_ANSWER_EVERY:
+            logged_at = answer.at
+            left = duration(limit - answer.at)
+            yield Log(
+                (
+                    LogLine(
+                        "warning", f"No run yet: {answer.trouble}. Asking again for {left}. {asked(answer)}"
+                    ),
+                )
+            )
         delay = max(next(delays, FIRST_POLL_DELAYS[-1]), answer.retry_after)
         yield spread_pause(delay, limit - answer.at, SPREAD_OF_BACKOFF)
         answer = yield from _ask(state.workflow_run_id)
@@ -149,8 +164,9 @@ def _insist(policy: WaitPolicy, state: WaitState, answer: Answer) -> Flow[Answer
 
 
 def _first_poll_patience(policy: WaitPolicy, answer: Answer) -> float:
-    """Return how long a first poll asks again; while the API is left alone, nobody learns whether it answers."""
-    return max(FIRST_POLL_PATIENCE, policy.outage_tolerance if answer.reply.is_remembered else 0.0)
+    """Return how long a first poll asks again; while the API is to be left alone, nobody learns whether it answers."""
+    asks_for_longer = answer.reply.is_remembered or answer.retry_after > FIRST_POLL_PATIENCE
+    return max(FIRST_POLL_PATIENCE, policy.outage_tolerance) if asks_for_longer else FIRST_POLL_PATIENCE
 
 
 def judge(policy: WaitPolicy, state: WaitState, answer: Answer) -> PollResult:
@@ -206,10 +222,14 @@ def _judge_trouble(policy: WaitPolicy, state: WaitState, answer: Answer) -> Poll
         - answer.at,
         SPREAD_OF_BACKOFF,
     )
-    lines = reminder(policy, state, answer.at)
+    lines = still_no_answer(state, answer, patience_ends)
     if state.consecutive_failures == 1:
         left = duration(patience_ends - answer.at)
-        lines = [LogLine("warning", f"{no_answer(answer)}; giving up after {left} without contact.")]
+        lines = [
+            LogLine(
+                "warning", f"{no_answer(answer)}; giving up after {left} without contact. {asked(answer)}"
+            )
+        ]
     if lines:
         state.last_logged_at = answer.at
     return PollResult(Outcome.WAITING, answer.at, pause=pause, lines=tuple(lines))

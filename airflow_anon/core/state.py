@@ -101,7 +101,11 @@ class WaitState:
         if self.seen_at is not None and before is not None:
             if self.consecutive_failures:
                 lines.append(
-                    LogLine("info", f"Contact again after {duration(at - self.seen_at)} without an answer.")
+                    LogLine(
+                        "info",
+                        f"Contact again after {duration(at - self.seen_at)}, in which "
+                        f"{self.consecutive_failures} polls had no answer.",
+                    )
                 )
             if changed:
                 lines.append(

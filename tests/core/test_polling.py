@@ -402,11 +402,28 @@ def test_each_attempt_of_the_first_poll_obeys_retry_after():
     assert played.sleeps == [7]
 
 
-def test_a_long_retry_after_does_not_lengthen_the_patience_of_the_first_poll():
+def test_a_fetch_takes_a_minute_at_most_however_long_it_is_asked_to_wait():
     played = play(fetch_run(RUN_ID), response(429, headers={"Retry-After": "3600"}))
 
     assert played.sleeps == [60]
     assert type(played.error) is AnonUnavailableError
+
+
+def test_a_wait_obeys_a_long_retry_after_at_its_first_poll():
+    played = play(poll(policy(), WaitState(RUN_ID)), response(429, headers={"Retry-After": "75"}), payload())
+
+    assert played.sleeps == [75]
+    assert played.result.run is not None
+
+
+def test_a_wait_obeys_retry_after_up_to_the_tolerance_and_no_longer_than_it_is_asked_to():
+    asked_to_wait = response(429, headers={"Retry-After": "250"})
+
+    on_and_on = play(poll(policy(outage_tolerance=600), WaitState(RUN_ID)), asked_to_wait)
+    once = play(poll(policy(outage_tolerance=600), WaitState(RUN_ID)), asked_to_wait, 503)
+
+    assert on_and_on.sleeps == [250, 250, 100]
+    assert once.sleeps == [250]
 
 
 def remembered(seconds):
@@ -453,7 +470,14 @@ def test_the_log_says_what_the_first_poll_ran_into():
     played = play(fetch_run(RUN_ID), 503, payload())
 
     assert played.told[0].level == "warning"
-    assert f"503 Service Unavailable from {TARGET}" in played.told[0].text
+    assert [line.text for line in played.told] == [
+        f"No run yet: 503 Service Unavailable. Asking again for 1 min. Asked: {TARGET}"
+    ]
+
+
+def test_the_log_does_not_say_that_a_fetch_waits_but_warns_of_an_unknown_status():
+    assert play(fetch_run(RUN_ID), payload()).told == []
+    assert [line.level for line in play(fetch_run(RUN_ID), payload("PAUSED")).told] == ["warning"]
 
 
 # The pauses between polls.
@@ -1091,19 +1115,21 @@ def test_a_reminder_comes_five_minutes_after_the_last_line_and_not_before(since)
     assert (played.told != []) is (since >= 300)
 
 
-def test_an_outage_is_a_warning_then_reminders_then_good_news():
-    waiting = policy(outage_tolerance=3600)
+def test_an_outage_is_logged_when_it_begins_then_once_a_minute_and_when_it_ends():
+    waiting = policy(outage_tolerance=600)
 
-    played = play(wait_for_run(waiting, seen()), *[503] * 12, payload(), payload("COMPLETED"), at=NOW + 60)
+    played = play(wait_for_run(waiting, seen()), *[503] * 6, payload(), payload("COMPLETED"), at=NOW + 60)
 
-    levels = [line.level for line in played.told]
+    began, *reminders, ended, _ = played.told
     lines = texts(played)
-    assert levels == ["warning", "info", "info", "info", "info"]
-    assert f"503 Service Unavailable from {TARGET}" in lines[0]
-    assert "giving up after 59 min without contact" in lines[0]
-    assert "IN_PROGRESS (no answer for 6 min), 6 min so far" in lines[1]
-    assert "(no answer for 11 min)" in lines[2]
-    assert lines[3] == "Contact again after 13 min without an answer."
+    assert {began.level, *(line.level for line in reminders)} == {"warning"}
+    assert lines[0] == (
+        "No answer: 503 Service Unavailable. The run itself may be well; giving up after 9 min without contact. "
+        f"Asked: {TARGET}"
+    )
+    assert lines[1] == "Still no answer: 503 Service Unavailable, for 1 min and 2 polls; giving up in 8 min."
+    assert len(reminders) == 5
+    assert ended.text == "Contact again after 7 min, in which 6 polls had no answer."
 
 
 # Small questions.
@@ -1113,7 +1139,7 @@ def test_a_last_poll_without_an_answer_promises_no_other():
     played = play(poll(policy(), seen(), is_last=True), 503)
 
     assert [line.text for line in played.told] == [
-        f"No answer: 503 Service Unavailable from {TARGET}. The run itself may be well."
+        f"No answer: 503 Service Unavailable. The run itself may be well. Asked: {TARGET}"
     ]
 
 

@@ -84,7 +84,7 @@ def test_contact_after_an_outage_is_logged_with_how_long_it_was():
 
     lines, _ = state.saw(run("PENDING"), NOW + 30, 0.0)
 
-    assert texts(lines) == ["Contact again after 30 s without an answer."]
+    assert texts(lines) == ["Contact again after 30 s, in which 2 polls had no answer."]
     assert (state.consecutive_failures, state.last_failure) == (0, "")
 
 
