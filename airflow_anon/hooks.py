@@ -282,7 +282,7 @@ class AnonHook(BaseHook):
                 retry_unreadable_connection=retry_unreadable_connection,
                 on_worker=on_worker,
             )
-            is_enough = is_enough or enough(key, result)
+            is_enough = enough(key, result) or is_enough
             return is_enough
 
         tasks = [asyncio.ensure_future(carry_out(*item)) for item in flows.items()]

@@ -126,7 +126,8 @@ class AnonWorkflowRunTrigger(BaseTrigger):
             event = {"broke_off": type(error).__name__, "traceback": lines}
         if isinstance(event, dict):
             await self._let_scheduler_settle()
-            event = TriggerEvent(fit(event))
+            runs = event.pop("runs", [])  # fit since they were read, and as deep as a run may be
+            event = TriggerEvent({**fit(event), "runs": runs})
         yield event
 
     async def _wait_to_its_end(self) -> TriggerEvent | dict[str, Any]:
@@ -158,7 +159,8 @@ class AnonWorkflowRunTrigger(BaseTrigger):
             return
 
         def log_line(line: LogLine) -> None:
-            for chosen in group.lines(line, time.time()):
+            # Each run has something to say at times, which is when it may be time for a summary.
+            for chosen in [*group.sum_up(time.time()), *group.pick(line)]:
                 self.log_line(chosen)
 
         waits = {

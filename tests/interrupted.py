@@ -38,7 +38,7 @@ def polled(ids: list[str], rounds: float) -> None:
     sensor = AnonWorkflowRunsSensor(task_id="wait", workflow_run_ids=ids)
     while rounds > 0:
         sensor.poke({"ti": TaskInstance()})
-        for member in sensor._wait.begun[1].members.values():
+        for member in sensor._wait.group.members.values():
             member.due_at = 0.0
         rounds -= 1
 

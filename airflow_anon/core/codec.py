@@ -31,20 +31,48 @@ NO_LIMIT = 100 * 365 * 24 * 3600.0
 # 64 KB of an event, with what else it holds.
 MOST_IN_EVENT = 32 * 1024
 
-# What is written of a run, and of one that is waited for alone. A name keeps its meaning for ever.
-OF_EACH = (
-    "status",
-    "state_name",
-    "seen_at",
-    "polled_at",
-    "awaiting_since",
-    "consecutive_failures",
-    "failing_since",
-    "last_failure",
-    "asks_for_input",
-    "was_over",
-)
-OF_ONE = (*OF_EACH, "polls", "spent", "user_input_seconds", "is_queued", "queued_seconds")
+
+def _number(value: Any) -> float:
+    # A whole number in JSON may be larger than any float.
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
+        raise TypeError(value)
+    return float(value)
+
+
+def _of(kind: type) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        if type(value) is not kind:
+            raise TypeError(value)
+        return value
+
+    return read
+
+
+def _seconds_in_each(value: Any) -> dict[str, float]:
+    return {_of(str)(name): _number(seconds) for name, seconds in value.items()}
+
+
+# What is written of a run, and of one that is waited for alone, and how it is read. A name keeps its meaning for ever.
+OF_EACH: dict[str, Callable[[Any], Any]] = {
+    "status": _of(str),
+    "state_name": _of(str),
+    "seen_at": _number,
+    "polled_at": _number,
+    "awaiting_since": _number,
+    "consecutive_failures": _of(int),
+    "failing_since": _number,
+    "last_failure": _of(str),
+    "asks_for_input": _of(bool),
+    "was_over": _of(bool),
+}
+OF_ONE: dict[str, Callable[[Any], Any]] = {
+    **OF_EACH,
+    "polls": _of(int),
+    "spent": _seconds_in_each,
+    "user_input_seconds": _number,
+    "is_queued": _of(bool),
+    "queued_seconds": _number,
+}
 # What the trigger is told of each, by position: new ones come last.
 TO_TRIGGER = ("status", "state_name", "awaiting_since", "polled_at", "user_input_seconds", "queued_seconds")
 
@@ -77,15 +105,15 @@ def recall(group: WaitGroup, stored: Mapping[str, Any]) -> None:
     """
     if stored["mark"] != group.mark:
         raise AnonProtocolError(f"What was kept is about other runs than {group.described()}.")
-    group.is_new, group.last_logged_at = False, stored["last_logged_at"]
-    group.warned_of += stored["warned_of"]
+    group.is_new, group.last_logged_at = False, _number(stored["last_logged_at"])
+    group.warned_of += map(_of(str), stored["warned_of"])
     for state, kept in _each(group, stored["runs"]):
         state.last_logged_at = group.last_logged_at
         state.outcome = Outcome(kept.get("outcome", Outcome.WAITING))
-        state.due_at = kept.get("due_at", 0.0)
-        for name in OF_ONE:
+        state.due_at = _number(kept.get("due_at", 0.0))
+        for name, read in OF_ONE.items():
             if name in kept:
-                setattr(state, name, kept[name])
+                setattr(state, name, read(kept[name]))
 
 
 def _written(group: WaitGroup, state: WaitState, names: Iterable[str]) -> dict[str, Any]:
@@ -168,8 +196,11 @@ def _seen_as(group: WaitGroup, *, all_again: bool) -> Iterator[list[Any]]:
     for state in group.members.values():
         if state.is_over and not all_again:
             yield [Outcome.OVER.value]
-        else:
-            yield [_whole(group, getattr(state, name)) for name in TO_TRIGGER]
+            continue
+        if state.asks_for_input:
+            # Nobody has heard of it, as its JSON is lacking. It is found anew, as if it had not been seen.
+            state.status, state.state_name, state.polled_at = None, None, state.awaiting_since
+        yield [_whole(group, getattr(state, name)) for name in TO_TRIGGER]
 
 
 def from_kwargs(policy: WaitPolicy, kwargs: Mapping[str, Any], now: float) -> WaitGroup:
@@ -224,7 +255,7 @@ def to_event(group: WaitGroup, error: AnonError | None = None) -> dict[str, Any]
     :param error: what ended the wait, if that was an error.
     """
     result = group.result()
-    runs = list(_as_many_as_fit(group))
+    runs = [state.run.to_payload() for state in _that_fit(group) if state.run is not None]
     return {
         "outcome": "error" if error else result.outcome.value,
         "at": result.at,
@@ -236,18 +267,22 @@ def to_event(group: WaitGroup, error: AnonError | None = None) -> dict[str, Any]
     }
 
 
-def _as_many_as_fit(group: WaitGroup) -> Iterator[dict[str, Any]]:
-    """Return the JSON of runs while it is small, those that matter most first, and forget the others."""
-    room = MOST_IN_EVENT
-    members = [state for state in group.members.values() if state.run is not None]
-    for state in sorted(members, key=lambda state: state.run.succeeded):  # type: ignore[union-attr]
-        payload = state.run.to_payload()  # type: ignore[union-attr]
-        room -= len(json.dumps(payload))
-        if room >= 0:
-            yield payload
-        elif state.is_over and not state.run.succeeded:  # type: ignore[union-attr]
-            # It ends the wait for all, which takes its JSON: it is waited for once more.
+def _that_fit(group: WaitGroup) -> list[WaitState]:
+    """
+    Return the runs whose JSON fits into an event, those first that ended badly.
+
+    One that ended badly ends the wait for all, which takes its JSON: without it, it is waited for once more.
+    """
+    room, fitting = MOST_IN_EVENT, []
+    known = [(state, state.run) for state in group.members.values() if state.run is not None]
+    for state, run in sorted(known, key=lambda item: item[1].succeeded):
+        size = len(json.dumps(run.to_payload()))
+        if size <= room:
+            room -= size
+            fitting.append(state)
+        elif state.is_over and not run.succeeded:
             state.outcome, state.was_over = Outcome.WAITING, True
+    return fitting
 
 
 def read_event(
@@ -264,7 +299,7 @@ def read_event(
         return _read_event(event, make_group)
     except AnonError:
         raise
-    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise AnonProtocolError(f"The trigger's event is not understood ({type(error).__name__}).") from error
 
 
@@ -285,7 +320,8 @@ def _read_event(
     for payload in event["runs"]:
         _take(group, payload)
     for state in group.members.values():
-        _forget_what_is_lacking(state)
+        if state.run is None and not state.is_over:
+            state.outcome = Outcome.WAITING
     return group, error
 
 
@@ -299,27 +335,9 @@ def _take(group: WaitGroup, payload: Any) -> None:
         raise AnonProtocolError(f"The trigger's event says that {run.id} is over, but it is not.")
     outcome = Outcome.OVER if run.is_over else state.outcome
     pause = pause_after(group.policy, state.awaiting_since, at)
-    group.take(state, PollResult(outcome, at, run, pause, state.asks_for_input is True))
-
-
-def _forget_what_is_lacking(state: WaitState) -> None:
-    if state.run is not None:
-        return
-    if not state.is_over:
-        state.outcome = Outcome.WAITING
-    if state.asks_for_input:
-        # As if it had not been seen: it is found anew to wait for user input, and since then.
-        state.asks_for_input, state.polled_at = False, state.awaiting_since
-        state.status = state.state_name = state.awaiting_since = None
+    group.take(state, PollResult(outcome, at, run, pause, state.asks_for_input))
 
 
 def _stored(deadline: float) -> float | None:
     """Write a deadline as JSON, which has no infinity."""
     return None if deadline == NEVER else deadline
-
-
-def _number(value: Any) -> float:
-    # A whole number in JSON may be larger than any float.
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
-        raise TypeError(value)
-    return float(value)

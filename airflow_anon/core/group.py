@@ -14,7 +14,7 @@ from typing import Any
 
 from airflow_anon.core.errors import AnonProtocolError
 from airflow_anon.core.flow import LogLine, Sleep
-from airflow_anon.core.messages import STILL_WAITING_EVERY, duration, ending, facts_of, last_seen
+from airflow_anon.core.messages import STILL_WAITING_EVERY, duration, ending, facts_of, last_seen_since
 from airflow_anon.core.policy import NEVER, SHORTEST_PAUSE, WaitPolicy
 from airflow_anon.core.polling import FIRST_POLL_PATIENCE, PollResult
 from airflow_anon.core.state import Outcome, WaitState
@@ -49,6 +49,19 @@ class WaitGroup:
     :param last_logged_at: when the log was last told anything.
     """
 
+    __slots__ = (
+        "fail_fast",
+        "ids",
+        "is_new",
+        "last_logged_at",
+        "members",
+        "policy",
+        "room",
+        "round_at",
+        "warned_of",
+        "warnings",
+    )
+
     def __init__(
         self,
         policy: WaitPolicy,
@@ -64,7 +77,7 @@ class WaitGroup:
         self.last_logged_at = last_logged_at
         self.is_new = seen_at is None
         self.warnings = 0
-        self.round_at = 0.0
+        self.round_at = policy.started_at
         # How many bytes of JSON may still be kept of runs that end well.
         self.room = NEVER
         # One list for all: the log is told once of each status that is not known.
@@ -117,9 +130,9 @@ class WaitGroup:
         return [member.run for member in self.members.values() if member.asks_for_input and member.run]
 
     def asked(self) -> None:
-        """Take in that whoever has just begun to wait for user input is known."""
+        """Take in that the runs of :attr:`asking` are known."""
         for member in self.members.values():
-            member.asks_for_input = False
+            member.asks_for_input = member.asks_for_input and member.run is None
 
     @property
     def has_failures(self) -> bool:
@@ -135,7 +148,7 @@ class WaitGroup:
     @property
     def seen_at(self) -> float | None:
         """When all of them had been seen, if they had."""
-        seen = [member.seen_at for member in self.unfinished]
+        seen = [member.at if member.is_over else member.seen_at for member in self.members.values()]
         return None if None in seen else min(seen, default=None)  # type: ignore[type-var]
 
     @property
@@ -169,6 +182,8 @@ class WaitGroup:
         """Begin a round of polls, and return the runs to poll: of many those that are due, a single one always."""
         self.round_at = now
         self.asked()
+        for member in self.unfinished:
+            member.outcome = Outcome.WAITING
         if self.alone is not None:
             return [self.alone]
         return [member for member in self.unfinished if member.due_at <= now]
@@ -179,7 +194,7 @@ class WaitGroup:
             return []
         unread = [member for member in self.members.values() if member.is_over and not member.run]
         for member in unread:
-            member.was_over = True
+            member.outcome, member.was_over = Outcome.WAITING, True
             self._begin_again(member, now)
         return unread
 
@@ -195,7 +210,7 @@ class WaitGroup:
 
     def _begin_again(self, member: WaitState, now: float) -> None:
         """Poll a run as if it had been seen just now, and never call silence about one that was over a timeout."""
-        policy = self.policy
+        policy, self.round_at = self.policy, now
         member.seen_at, member.consecutive_failures, member.due_at = now, 0, 0.0
         if member.was_over and now + policy.outage_tolerance + FIRST_POLL_PATIENCE > policy.deadline:
             # The time would be over before contact counts as lost: it has a first poll's patience instead.
@@ -204,8 +219,8 @@ class WaitGroup:
     def take(self, member: WaitState, polled: PollResult) -> bool:
         """Take in a poll of one run, and say whether it ends the wait for all."""
         member.outcome, member.at, member.spread = polled.outcome, polled.at, polled.pause.spread
-        member.asks_for_input = polled.asks_for_input
-        goes_on = polled.outcome is Outcome.WAITING and not polled.asks_for_input
+        member.asks_for_input = member.asks_for_input or polled.asks_for_input
+        goes_on = polled.outcome is Outcome.WAITING and not member.asks_for_input
         member.run = None if goes_on else polled.run
         member.due_at = polled.at + polled.pause.seconds
         if polled.run is not None and self.alone is None:
@@ -213,13 +228,17 @@ class WaitGroup:
             interval = max(self.policy.interval(self.round_at), SHORTEST_PAUSE)
             member.due_at = min(member.due_at, self.round_at + interval)
         if polled.known is not None and polled.known[1].succeeded:
-            self.room -= len(polled.known[0])
-            if self.room < 0:
+            size = len(polled.known[0])
+            if size <= self.room:
+                self.room -= size
+            else:
                 member.run = None
         return self._decides(member)
 
     def round_ends(self, now: float) -> float:
         """Return when a round that begins now has to be over: with the wait, but the last round has some time."""
+        if any(member.is_overtime for member in self.members.values()):
+            return now + FIRST_POLL_PATIENCE + LONGEST_ROUND
         is_last = now > self.policy.deadline - SHORTEST_PAUSE
         return now + LONGEST_ROUND if is_last else self.policy.deadline
 
@@ -231,7 +250,7 @@ class WaitGroup:
 
     def is_silent_about(self, workflow_run_id: str | None) -> bool:
         """Say whether the last poll of a run went unanswered; without an id, at any."""
-        member = self.members.get((workflow_run_id or "").lower())
+        member = self.members.get(str(workflow_run_id).lower())
         return self.has_failures if member is None else member.consecutive_failures > 0
 
     def decider(self) -> WaitState | None:
@@ -266,19 +285,14 @@ class WaitGroup:
 
     # What the log and the errors say. A single run speaks for itself.
 
-    def lines(self, line: LogLine, now: float) -> list[LogLine]:
-        """
-        Say what is logged of what one run has to say: of thousands, a few warnings now and then.
-
-        Each has something to say at times, which is when it may be time for a summary.
-        """
+    def pick(self, line: LogLine) -> list[LogLine]:
+        """Say what is logged of what one run has to say: of thousands, a few warnings now and then."""
         if self.alone is not None:
             return [line]
-        lines = self.sum_up(now)
-        if line.level == "warning" and self.warnings < MOST_WARNINGS:
-            self.warnings += 1
-            lines.append(line)
-        return lines
+        if line.level != "warning" or self.warnings >= MOST_WARNINGS:
+            return []
+        self.warnings += 1
+        return [line]
 
     def sum_up(self, now: float) -> list[LogLine]:
         """Return the summary of many runs, if it is time for one."""
@@ -318,17 +332,10 @@ class WaitGroup:
     def last_seen(self) -> str:
         """Write what is known of the runs that are not over."""
         if self.alone is not None:
-            return f"{last_seen(self.alone)}."
-        seen = [
-            f"{member.workflow_run_id}: {last_seen(member)}{_since_then(member)}."
-            for member in self.unfinished
-        ]
+            return f"{last_seen_since(self.alone)}."
+        seen = [f"{member.workflow_run_id}: {last_seen_since(member)}." for member in self.unfinished]
         return listed(seen or ["all are over."])
 
     def facts(self) -> dict[str, Any]:
         """Return what an error about all of them carries: the facts of the first that is not over."""
         return next(map(facts_of, self.unfinished or self.members.values()), {})
-
-
-def _since_then(state: WaitState) -> str:
-    return f", and since then there was no answer ({state.last_failure})" if state.last_failure else ""

@@ -124,8 +124,14 @@ def last_seen(state: WaitState) -> str:
         return "its last status was not kept"
     import pendulum
 
-    seen = pendulum.from_timestamp(state.seen_at).to_iso8601_string()
+    seen = pendulum.from_timestamp(state.polled_at or state.seen_at).to_iso8601_string()
     return f"it was last seen {state.described()} at {seen}"
+
+
+def last_seen_since(state: WaitState) -> str:
+    """Write the same, and what was met since."""
+    since = f", and since then there was no answer ({state.last_failure})" if state.last_failure else ""
+    return f"{last_seen(state)}{since}"
 
 
 def facts_of(state: WaitState) -> dict[str, Any]:
@@ -133,7 +139,7 @@ def facts_of(state: WaitState) -> dict[str, Any]:
     return {
         "workflow_run_id": state.workflow_run_id,
         "last_status": state.status,
-        "last_seen_at": state.seen_at,
+        "last_seen_at": state.polled_at or state.seen_at,
     }
 
 

@@ -124,6 +124,8 @@ class WaitState:
         elif not run.awaits_user_input:
             self.awaiting_since = None
         self.polled_at = at
+        # Until it is known to whom it matters: a poll may be taken whose result nobody hears of.
+        self.asks_for_input = run.awaits_user_input and (entered or self.asks_for_input)
         return lines, entered
 
     def warns_of(self, what: str) -> bool:

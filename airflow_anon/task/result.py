@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from airflow_anon.core.group import WaitGroup, counted, listed
-from airflow_anon.core.messages import clipped, described, duration, facts_of, last_seen
+from airflow_anon.core.messages import clipped, described, duration, facts_of, last_seen_since
 from airflow_anon.core.policy import WaitPolicy
-from airflow_anon.core.state import Outcome, WaitState
+from airflow_anon.core.state import Outcome
 from airflow_anon.exceptions import (
     AnonUnknownStatusError,
     AnonUserInputTimeoutError,
@@ -68,7 +68,7 @@ def _timed_out(group: WaitGroup, bad: Sequence[Exception]) -> AnonWaitTimeoutErr
         limit = duration(policy.user_input_timeout or 0.0)
         return AnonUserInputTimeoutError(
             f"Workflow run {late.workflow_run_id} has waited for user input for {waited} (user_input_timeout is "
-            f"{limit}): {_since_then(late)} The run itself is not cancelled.",
+            f"{limit}): {last_seen_since(late)}. The run itself is not cancelled.",
             **facts_of(late),
         )
     return AnonWaitTimeoutError(_not_over(group, policy, polled.at, bad), **group.facts())
@@ -79,7 +79,7 @@ def _not_over(group: WaitGroup, policy: WaitPolicy, at: float, bad: Sequence[Exc
     if group.alone is not None:
         run_id = group.alone.workflow_run_id
         return (
-            f"Workflow run {run_id} was not over {limit}: {_since_then(group.alone)} "
+            f"Workflow run {run_id} was not over {limit}: {last_seen_since(group.alone)}. "
             "The run itself is not cancelled."
         )
     ended_badly = f" {len(bad)} did not end well: {listed(map(str, bad))}" if bad else ""
@@ -87,8 +87,3 @@ def _not_over(group: WaitGroup, policy: WaitPolicy, at: float, bad: Sequence[Exc
         f"{len(group.unfinished):,} of {counted(group.size)} not over {limit}. "
         f"{group.last_seen()}{ended_badly} The runs themselves are not cancelled."
     )
-
-
-def _since_then(state: WaitState) -> str:
-    trouble = f" Since then there was no answer: {state.last_failure}." if state.last_failure else ""
-    return f"{last_seen(state)}.{trouble}"

@@ -114,14 +114,10 @@ class Wait:
         """Poll once without the patience of a first poll, which has been spent in the triggerer."""
         was_seen = group.was_seen
         seen_at = [(state, state.seen_at) for state in group.members.values()]
-        now = time.time()
-        lacking = group.lacking(now)
-        try:
-            self._poll_all(context, group, lacking, was_seen=was_seen, is_last=True)
-        finally:
-            for state, before in seen_at:
-                if state.seen_at in {now, None}:
-                    state.seen_at = before
+        self._poll_all(context, group, group.lacking(time.time()), was_seen=was_seen, is_last=True)
+        for state, before in seen_at:
+            if state.consecutive_failures:
+                state.seen_at = before
         return group.result()
 
     def _poll_all(
@@ -139,14 +135,13 @@ class Wait:
         :param was_seen: whether the connection to the API could be read before: then it is Airflow's own trouble if
             it cannot be read now.
         """
-        while states := states or group.unread(time.time()):
-            if group.alone is not None:
-                self._poll_one(context, group, group.alone, was_seen=was_seen, is_last=is_last)
-            else:
-                self._poll_each(group, states, was_seen=was_seen, is_last=is_last)
-            states = []
-        if group.result().outcome is Outcome.WAITING:
-            self._log_lines(group.sum_up(time.time()))
+        from airflow_anon.client.loop_thread import run_in_thread
+
+        how = {"was_seen": was_seen, "is_last": is_last}
+        if group.alone is None:
+            run_in_thread(lambda: self._take_round(group, states, **how))
+        elif states or group.unread(time.time()):
+            self._poll_one(context, group, group.alone, **how)
 
     def _poll_one(
         self, context: Context, group: WaitGroup, state: WaitState, *, was_seen: bool, is_last: bool
@@ -158,23 +153,27 @@ class Wait:
         group.take(state, polled)
         self._keep_link(context, state, polled.run)
 
-    def _poll_each(self, group: WaitGroup, states: list[WaitState], *, was_seen: bool, is_last: bool) -> None:
-        from airflow_anon.client.loop_thread import run_in_thread
-
-        flows = {
-            state.workflow_run_id: poll(group.policy_for(state), state, is_last=is_last) for state in states
-        }
-        run_in_thread(
-            lambda: self.sensor.hook.adrive_each(
-                flows,
-                lambda run_id, polled: group.take(group.member(run_id), polled),
-                until=group.round_ends(time.time()),
-                log_line=lambda line: self._log_lines(group.lines(line, time.time())),
-                retry_unreadable_connection=was_seen,
-                on_worker=True,
-            )
-        )
+    async def _take_round(self, group: WaitGroup, states: list[WaitState], **how: bool) -> None:
+        await self._poll_each(group, states, **how)
+        await self._poll_each(group, group.unread(time.time()), **how)
         group.expire(time.time())
+        if group.result().outcome is Outcome.WAITING:
+            self._log_lines(group.sum_up(time.time()))
+
+    async def _poll_each(
+        self, group: WaitGroup, states: list[WaitState], *, was_seen: bool, is_last: bool
+    ) -> None:
+        await self.sensor.hook.adrive_each(
+            {
+                state.workflow_run_id: poll(group.policy_for(state), state, is_last=is_last)
+                for state in states
+            },
+            lambda run_id, polled: group.take(group.member(run_id), polled),
+            until=group.round_ends(time.time()),
+            log_line=lambda line: self._log_lines(group.pick(line)),
+            retry_unreadable_connection=was_seen,
+            on_worker=True,
+        )
 
     def _log_lines(self, lines: list[LogLine]) -> None:
         for line in lines:

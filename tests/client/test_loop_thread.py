@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import subprocess
@@ -178,7 +179,13 @@ def test_a_task_reads_its_connection_in_a_thread_that_no_cancellation_stops_half
     async def cut_off():
         hook = Hook()
         polling = asyncio.ensure_future(
-            hook.adrive_each({1: fetch_run(run_id)}, lambda *_: True, log_line=hook.log_line, on_worker=True)
+            hook.adrive_each(
+                {1: fetch_run(run_id)},
+                lambda *_: True,
+                until=math.inf,
+                log_line=hook.log_line,
+                on_worker=True,
+            )
         )
         await asyncio.sleep(0.05)
         polling.cancel()

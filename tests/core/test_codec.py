@@ -458,12 +458,44 @@ def test_an_end_of_which_the_event_holds_no_run_is_polled_once_more(outcome):
     assert [*got.lacking(AT), *got.unread(AT)] == [got.alone]
 
 
-def test_a_question_of_which_the_event_holds_no_run_is_found_anew():
+def test_a_question_of_which_the_event_holds_no_run_is_reported_by_the_next_poll():
     state = WaitState(RUN_ID, **ASKING, asks_for_input=True)
+    run = run_of("AWAITING_USER_INPUT", currentStateName="approve")
 
     got, _ = read(carried(to_event(group_of(state))))
+    again = in_triggerer(got)
+    got.alone.saw(run, AT + 9, None)
+    got.take(got.alone, PollResult(Outcome.WAITING, AT + 9, run))
 
-    assert (got.alone.status, got.alone.polled_at, got.alone.asks_for_input) == (None, AT - 5, False)
+    assert got.asking == [run]
+    assert (again.alone.status, again.alone.polled_at) == (None, AT - 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("status", 5),
+        ("spent", [1]),
+        ("spent", {"PENDING": "1"}),
+        ("polled_at", "x"),
+        ("awaiting_since", 10**400),
+        ("polls", "7"),
+        ("asks_for_input", "yes"),
+        ("due_at", None),
+    ],
+)
+def test_what_makes_no_sense_in_the_state_of_a_run_is_no_event(name, value):
+    event = event_of(run_of("COMPLETED"))
+    event["state"]["runs"] = [["0", {name: value}]]
+
+    with pytest.raises(AnonProtocolError, match="not understood"):
+        read(event)
+
+
+def test_a_big_run_takes_no_room_from_small_ones():
+    big = run_of("FAILED", notes="x" * 2 * MOST_IN_EVENT)
+
+    assert [run["id"] for run in ended(big, run_of("COMPLETED", OTHER_ID))["runs"]] == [OTHER_ID]
 
 
 DONE = event_of(run_of("COMPLETED"))

@@ -96,10 +96,9 @@ def test_how_all_ended_is_judged_by_the_worst_end_and_then_by_work_that_was_done
 
 def test_of_many_warnings_a_few_are_logged():
     group = group_of()
-    group.sum_up(NOW)
     lines = [LogLine("info", "a change"), *[LogLine("warning", "no answer")] * (MOST_WARNINGS + 3)]
 
-    assert [len(group.lines(line, NOW)) for line in lines] == [0, *[1] * MOST_WARNINGS, 0, 0, 0]
+    assert [len(group.pick(line)) for line in lines] == [0, *[1] * MOST_WARNINGS, 0, 0, 0]
 
 
 def test_a_single_run_speaks_for_itself_and_is_polled_whenever_it_is_time():
@@ -107,7 +106,7 @@ def test_a_single_run_speaks_for_itself_and_is_polled_whenever_it_is_time():
     line = LogLine("info", "a change")
     group.take(group.alone, seen(IDS[0], "PENDING", pause=60.0))
 
-    assert group.lines(line, NOW) == [line]
+    assert group.pick(line) == [line]
     assert group.sum_up(NOW + 9000) == []
     assert group.due(NOW + 1) == [group.alone]
     assert group.described() == f"workflow run {IDS[0]}"
@@ -122,6 +121,27 @@ def test_what_does_not_fit_into_the_room_for_json_is_not_kept_unless_it_ended_ba
 
     assert [state.run is not None for state in group.members.values()] == [True, False, True]
     assert group.unread(NOW) == [group.member(IDS[1])]
+
+
+def test_a_poll_that_nobody_heard_of_still_says_that_a_run_asks_for_user_input():
+    group = group_of(IDS[0], IDS[1])
+    asks = [WorkflowRun.from_payload(payload("AWAITING_USER_INPUT", id=run_id)) for run_id in IDS[:2]]
+    for state, run in zip(group.members.values(), asks, strict=True):
+        state.saw(run, NOW, None)
+    group.take(group.member(IDS[0]), PollResult(Outcome.WAITING, NOW, asks[0], asks_for_input=True))
+
+    assert group.asking == asks[:1]
+    group.asked()
+    group.take(group.member(IDS[1]), PollResult(Outcome.WAITING, NOW, asks[1]))
+    assert group.asking == asks[1:]
+
+
+def test_after_a_poll_in_place_of_the_triggerer_the_next_is_an_interval_later():
+    group = group_of(poke_interval=60.0)
+    for state in group.lacking(NOW + 500):
+        group.take(state, replace(seen(state.workflow_run_id, "PENDING"), at=NOW + 501))
+
+    assert group.result().pause.seconds == 59
 
 
 def test_once_one_has_ended_the_wait_for_all_none_is_polled_again():

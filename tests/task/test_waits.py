@@ -423,7 +423,7 @@ def test_a_wait_that_ends_in_silence_times_out_with_what_was_seen_last(api):
     group.take(group.alone, PollResult(Outcome.TIMEOUT, now))
     api[0].start_outage("503")
 
-    with pytest.raises(AnonWaitTimeoutError, match="no answer: 503 Service Unavailable") as timed_out:
+    with pytest.raises(AnonWaitTimeoutError, match=r"no answer \(503 Service Unavailable\)") as timed_out:
         resume(sensor, "execute_complete", {"event": to_event(group)})
 
     assert timed_out.value.last_status == "IN_PROGRESS"
