@@ -16,21 +16,44 @@ import urllib3
 import urllib3.connection
 from urllib3.util.response import assert_header_parsing
 
-from airflow_anon.client.network import proxy_headers, speaks_tls, ssl_context
+from airflow_anon.client.network import (
+    SHARE_OF_TIMEOUT,
+    SOCKET_OPTIONS,
+    proxy_headers,
+    speaks_tls,
+    ssl_context,
+)
 
 if TYPE_CHECKING:
     from airflow_anon.client.endpoint import Endpoint
 
 
+OPTIONS = [*urllib3.connection.HTTPConnection.default_socket_options, *SOCKET_OPTIONS]
+
+
 class Clock:
-    """When the request under way has to be over, by the monotonic clock, and whether it was sent."""
+    """How long the attempt under way may take, by the monotonic clock, and whether its connection was used before."""
 
     ends_at = float("inf")
-    is_sent = False
+    answers_by = float("inf")
+    is_reused = False
+
+    def begin(self, seconds: float) -> None:
+        """Begin an attempt that may take so many seconds; a connection that is open has to answer sooner."""
+        now = time.monotonic()
+        self.ends_at, self.answers_by, self.is_reused = now + seconds, now + seconds * SHARE_OF_TIMEOUT, True
+
+    def is_answered(self) -> None:
+        """Let the answer take all the time that there is."""
+        self.answers_by = self.ends_at
+
+    def is_new(self) -> None:
+        """Let a new connection take all the time that there is."""
+        self.answers_by, self.is_reused = self.ends_at, False
 
     def left(self) -> float:
         """Return the seconds that are left; raise ``TimeoutError`` if there are none."""
-        left = self.ends_at - time.monotonic()
+        left = self.answers_by - time.monotonic()
         if left <= 0:
             raise TimeoutError(errno.ETIMEDOUT, "the request's time is over")
         return left
@@ -67,13 +90,17 @@ class Adapter(requests.adapters.HTTPAdapter):
         super().__init__(pool_connections=1, pool_maxsize=1)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Use our TLS context: otherwise requests would trust its own CA bundle alone."""
-        super().init_poolmanager(*args, **kwargs, ssl_context=self.ssl_context)
+        """Use our TLS context and keep-alive: otherwise requests would trust its own CA bundle alone."""
+        super().init_poolmanager(*args, **kwargs, ssl_context=self.ssl_context, socket_options=OPTIONS)
         self._time(self.poolmanager)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         """Use our TLS context for the proxy and through it: otherwise a company's own CA would be refused there."""
-        kwargs |= {"ssl_context": self.ssl_context, "proxy_ssl_context": self.ssl_context}
+        kwargs |= {
+            "ssl_context": self.ssl_context,
+            "proxy_ssl_context": self.ssl_context,
+            "socket_options": OPTIONS,
+        }
         manager = super().proxy_manager_for(*args, **kwargs)
         self._time(manager)
         return manager
@@ -108,7 +135,6 @@ class Adapter(requests.adapters.HTTPAdapter):
         class TimedResponse(http.client.HTTPResponse):
             def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
                 super().__init__(sock, *args, **kwargs)
-                clock.is_sent = True
                 self.reader = _TimedReader(self.fp.detach(), sock, clock)
                 self.fp = io.BufferedReader(self.reader)
 
@@ -119,6 +145,7 @@ class Adapter(requests.adapters.HTTPAdapter):
 
             def begin(self) -> None:
                 super().begin()
+                clock.is_answered()
                 if self.reader.is_at_end:
                     raise ConnectionResetError(errno.ECONNRESET, "cut off within the headers")
                 _check(self.msg)
@@ -128,6 +155,7 @@ class Adapter(requests.adapters.HTTPAdapter):
                 response_class = TimedResponse
 
                 def _new_conn(self) -> socket.socket:
+                    clock.is_new()
                     # An address that stays silent must not use up the time of the others.
                     addresses = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
                     self.timeout = clock.left() / len(addresses)

@@ -26,9 +26,14 @@ class LogLine(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Ask the API (``GET``) for *path*; answered with a :class:`Response` or a :class:`NoResponse`."""
+    """
+    Ask the API (``GET``) for *path*; answered with a :class:`Response` or a :class:`NoResponse`.
+
+    :param about: what a good answer names. The connection of any other is closed: it may be to blame.
+    """
 
     path: str
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,7 @@ def _ask(workflow_run_id: str, known: CachedRun | None = None) -> Flow[Answer]:
 
     With a new one it is asked again, which counts as sent when the first request was.
     """
-    request = Request(path_of(workflow_run_id))
+    request = Request(path_of(workflow_run_id), workflow_run_id)
     answer = interpret((yield request), workflow_run_id, known)
     if ROWS[answer.kind].reloads and (yield ReloadConnection()):
         sent_at = answer.reply.sent_at

@@ -278,7 +278,7 @@ def test_a_run_that_disappears_fails_at_once_and_says_when_it_was_seen():
 def test_the_request_asks_for_the_run_of_the_plan():
     played = play(poll(policy(), WaitState()), payload())
 
-    assert played.steps[0] == Request(f"/api/v2/workflow-runs/{RUN_ID}")
+    assert played.steps[0] == Request(f"/api/v2/workflow-runs/{RUN_ID}", about=RUN_ID)
 
 
 @pytest.mark.parametrize(("asked", "answered"), [(RUN_ID.upper(), RUN_ID), (RUN_ID, RUN_ID.upper())])
