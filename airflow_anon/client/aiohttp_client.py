@@ -126,7 +126,7 @@ class AsyncClient:
     async def _get(self, request: Request, url: str) -> tuple[aiohttp.ClientResponse, bytes | None]:
         """Send a request, and once more over a new connection if one that was used before gave no answer."""
         ends_at = time.monotonic() + self.endpoint.timeout
-        attempt = Attempt(self.endpoint.timeout, is_fresh=False)
+        attempt = Attempt(self.endpoint.timeout, is_fresh=request.fresh)
         try:
             return await self._try(request, url, attempt, self.timeout)
         except TROUBLE:

@@ -115,7 +115,7 @@ class Client:
         prepared = requests.Request("GET", url, headers=dict(self.endpoint.headers)).prepare()
         ends_at = time.monotonic() + self.endpoint.timeout
         idle = time.monotonic() - self.used_at
-        if not self.idle_limit.allows(idle):
+        if request.fresh or not self.idle_limit.allows(idle):
             self.session.close()
         try:
             return self._try(request, prepared, self.endpoint.timeout)

@@ -117,7 +117,7 @@ def poll(
     :param is_last: whether patience was spent elsewhere: the log is not told that there is any left.
     :raises AnonError: the wait cannot go on.
     """
-    answer = yield from _ask(policy.workflow_run_id, known)
+    answer = yield from _ask(policy.workflow_run_id, known, state)
     if state.seen_at is None:
         answer = yield from _insist(policy, answer)
     polled = judge(policy, state, answer)
@@ -129,19 +129,33 @@ def poll(
     return polled
 
 
-def _ask(workflow_run_id: str, known: CachedRun | None = None) -> Flow[Answer]:
+def _ask(
+    workflow_run_id: str, known: CachedRun | None = None, state: WaitState | None = None
+) -> Flow[Answer]:
     """
-    Ask for a run; a credential that is refused may be an old one, from before it was rotated.
+    Ask for a run, and once more where the answer may be the fault of something else.
 
-    With a new one it is asked again, which counts as sent when the first request was.
+    A credential that is refused may be an old one, from before it was rotated; a rejection, or an answer about another
+    run, may be that of a connection that is out of step. The second request counts as sent when the first was.
+
+    :param state: of a poll that has just begun.
     """
     request = Request(path_of(workflow_run_id), workflow_run_id)
     answer = interpret((yield request), workflow_run_id, known)
+    sent_at = answer.reply.sent_at
     if ROWS[answer.kind].reloads and (yield ReloadConnection()):
-        sent_at = answer.reply.sent_at
         answer = interpret((yield request), workflow_run_id)
-        answer = replace(answer, reply=replace(answer.reply, sent_at=sent_at))
-    return answer
+    elif state is not None and _is_doubtful(answer, state):
+        answer = interpret((yield replace(request, fresh=True)), workflow_run_id, known)
+    else:
+        return answer
+    return replace(answer, reply=replace(answer.reply, sent_at=sent_at))
+
+
+def _is_doubtful(answer: Answer, state: WaitState) -> bool:
+    if answer.is_misplaced:
+        return not state.consecutive_failures
+    return state.seen_at is not None and ROWS[answer.kind].confirms
 
 
 def _insist(policy: WaitPolicy, answer: Answer) -> Flow[Answer]:

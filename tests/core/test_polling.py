@@ -71,7 +71,6 @@ DISTURBANCES = {
     "200, null": response(200, b"null"),
     "200, a list": response(200, json.dumps([payload()]).encode()),
     "200, no status": response(200, {**payload(), "status": None}),
-    "200, another run": response(200, payload("COMPLETED", id=OTHER_ID)),
     "204": response(204),
     "101": response(101),
 }
@@ -154,8 +153,10 @@ def test_contact_is_lost_when_a_disturbance_outlasts_the_tolerance(disturbance):
 
 
 @pytest.mark.parametrize("status", REJECTIONS)
-@pytest.mark.parametrize("state", [WaitState(), seen()], ids=["first poll", "later poll"])
-def test_a_rejection_ends_the_wait_at_once_and_names_status_and_target(status, state):
+@pytest.mark.parametrize(
+    ("state", "requests"), [(WaitState(), 1), (seen(), 2)], ids=["first poll", "later poll"]
+)
+def test_a_rejection_ends_the_wait_at_once_and_names_status_and_target(status, state, requests):
     played = play(wait_for_run(policy(), WaitState(**state.to_json())), status)
 
     assert type(played.error) is AnonRejectedError
@@ -164,7 +165,50 @@ def test_a_rejection_ends_the_wait_at_once_and_names_status_and_target(status, s
     assert "anon_test" in str(played.error)
     assert (played.error.status_code, played.error.retryable) == (status, False)
     assert played.error.workflow_run_id == RUN_ID
-    assert played.count(Request) == 1
+    assert (played.count(Request), played.sleeps) == (requests, [])
+
+
+@pytest.mark.parametrize("status", [404, *REJECTIONS])
+def test_a_rejection_of_a_run_that_was_seen_is_confirmed_over_a_new_connection(status):
+    state = seen(at=NOW - 60)
+    played = play(poll(policy(), state), status, payload("IN_PROGRESS"))
+
+    assert played.result.run.status == "IN_PROGRESS"
+    assert [step.fresh for step in played.steps if isinstance(step, Request)] == [False, True]
+    assert (state.polls, state.consecutive_failures) == (2, 0)
+
+
+def test_a_rejection_that_nobody_confirms_counts_as_one_poll_without_an_answer():
+    state = seen(at=NOW - 60)
+    played = play(poll(policy(), state), 404, no_response())
+
+    assert played.result.outcome is Outcome.WAITING
+    assert (state.polls, state.consecutive_failures) == (2, 1)
+
+
+@pytest.mark.parametrize("state", [WaitState(), seen(at=NOW - 60)], ids=["first poll", "later poll"])
+def test_an_answer_about_another_run_is_asked_again_at_once_over_a_new_connection(state):
+    played = play(
+        wait_for_run(policy(), WaitState(**state.to_json())),
+        response(200, payload("FAILED", id=OTHER_ID)),
+        payload("COMPLETED"),
+    )
+
+    assert played.result.run.succeeded
+    assert [step.fresh for step in played.steps if isinstance(step, Request)] == [False, True]
+    assert played.sleeps == []
+
+
+@pytest.mark.parametrize(("state", "lost_after"), [(WaitState(), 60), (seen(at=NOW), 300)])
+def test_an_api_that_answers_about_another_run_is_no_answer_and_asked_twice_but_once(state, lost_after):
+    played = play(
+        wait_for_run(policy(outage_tolerance=300), WaitState(**state.to_json())),
+        response(200, payload("COMPLETED", id=OTHER_ID)),
+    )
+
+    assert isinstance(played.error, AnonUnavailableError)
+    assert played.now == NOW + lost_after
+    assert sum(step.fresh for step in played.steps if isinstance(step, Request)) == 1
 
 
 @pytest.mark.parametrize(
@@ -269,7 +313,7 @@ def test_a_run_that_disappears_fails_at_once_and_says_when_it_was_seen():
     assert "gone, or hidden" in str(played.error)
     assert "PENDING at 2023-11-14T22:13:20" in str(played.error)
     assert played.error.last_status == "PENDING"
-    assert played.count(Request) == 1
+    assert (played.count(Request), played.sleeps) == (2, [])
 
 
 # The request and the id.
