@@ -16,6 +16,7 @@ from airflow_anon.client.network import (
     LONGEST_LINE,
     TOO_LONG,
     Troubles,
+    decoded,
     excerpt_of,
     explain,
     is_good,
@@ -149,6 +150,8 @@ class AsyncClient:
         finally:
             ATTEMPT.reset(token)
             attempt.is_answered()
+        if body is not None:
+            body = decoded(body, response.headers)
         if body is None or not is_good(request, response.status, body):
             attempt.close()
         else:

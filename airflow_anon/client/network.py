@@ -8,6 +8,8 @@ import os
 import socket
 import ssl
 import time
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -40,6 +42,8 @@ SOCKET_OPTIONS = [
 ]
 # What http.client reads; aiohttp would give up at 8190 bytes.
 LONGEST_LINE = 65536
+# How zlib is told what to expect; deflate comes with zlib's header, as it should, or without.
+WINDOWS = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 
@@ -118,6 +122,26 @@ def speaks_tls(endpoint: Endpoint, proxy: str | None) -> bool:
 def excerpt_of(endpoint: Endpoint, status: int, body: bytes) -> str:
     """Return the beginning of an error's body, fit to be shown."""
     return "" if status == http.client.OK else endpoint.excerpt(body)
+
+
+def decoded(body: bytes, headers: Mapping[str, str]) -> bytes | None:
+    """
+    Unpack a body that came packed although that was not asked for; what cannot be unpacked stays as it is.
+
+    :return: None if there is too much in it.
+    """
+    coding = headers.get("Content-Encoding", "").partition(",")[0].strip().lower()
+    for window in WINDOWS.get(coding, ()):
+        stream = zlib.decompressobj(window)
+        try:
+            unpacked = stream.decompress(body, LONGEST_BODY + 1)
+        except zlib.error:
+            continue
+        if len(unpacked) > LONGEST_BODY:
+            return None
+        if stream.eof and not stream.unused_data:
+            return unpacked
+    return body
 
 
 def is_good(request: Request, status: int, body: bytes) -> bool:

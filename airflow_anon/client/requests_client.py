@@ -18,6 +18,7 @@ from airflow_anon.client.network import (
     TOO_LONG,
     IdleLimit,
     Troubles,
+    decoded,
     excerpt_of,
     explain,
     is_good,
@@ -135,6 +136,8 @@ class Client:
             prepared, stream=True, allow_redirects=False, timeout=(seconds, seconds), proxies=self.proxies
         ) as response:
             body = self._body(response)
+        if body is not None:
+            body = decoded(body, response.headers)
         if body is None or not is_good(request, response.status_code, body):
             self.session.close()
         self.used_at = time.monotonic()
