@@ -20,6 +20,7 @@ from airflow_anon.core.messages import (
     rejection,
     reminder,
     unfit,
+    unreadable,
 )
 from airflow_anon.core.policy import WaitPolicy, limit_of, pause_after, spread_pause
 from airflow_anon.core.state import WaitState
@@ -32,6 +33,7 @@ LONGEST_BACKOFF = 60.0
 SPREAD_OF_BACKOFF = 0.25
 # Kept among the unknown statuses that the log was told of; with its blanks it can be none of them.
 UNFIT = "JSON that Airflow cannot carry"
+UNREADABLE = "JSON that cannot be read"
 
 
 class Outcome(Enum):
@@ -196,6 +198,8 @@ def _judge_run(policy: WaitPolicy, state: WaitState, answer: Answer, run: Workfl
     lines, asks_for_input = state.saw(run, answer.at, _unchanged_for(run, answer))
     if answer.unfit and state.warns_of(UNFIT):
         lines.append(unfit(answer.unfit))
+    if (fields := run.unreadable) and state.warns_of(UNREADABLE):
+        lines.append(unreadable(fields))
     limit = limit_of(policy, state.awaiting_since)
     if run.is_over:
         outcome = Outcome.OVER
@@ -251,4 +255,6 @@ def _patience_ends(policy: WaitPolicy, state: WaitState) -> float:
 def _unchanged_for(run: WorkflowRun, answer: Answer) -> float | None:
     """Return for how long the run has been as it is, by the API's clock alone: ours may be off."""
     api_time = answer.api_time if run.awaits_user_input else None
-    return None if api_time is None else max(api_time - run.updated_at.timestamp(), 0.0)
+    if api_time is None or run.updated_at is None:
+        return None
+    return max(api_time - run.updated_at.timestamp(), 0.0)

@@ -348,7 +348,7 @@ NO_EVENTS = {
     "success as outcome": {**DONE, "outcome": "success"},
     "outcome is a list": {**DONE, "outcome": []},
     "run is a text": {**DONE, "run": "COMPLETED"},
-    "run lacks a field": {**DONE, "run": {"id": RUN_ID, "status": "COMPLETED"}},
+    "run lacks a field": {**DONE, "run": {"id": RUN_ID, "workflowId": RUN_ID}},
     "no state": {**DONE, "state": None},
     "time is a text": {**DONE, "at": "now"},
     "time is none": {**DONE, "at": None},

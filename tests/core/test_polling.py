@@ -66,7 +66,7 @@ DISTURBANCES = {
     "200, empty": response(200, b""),
     "200, a web page": response(200, b"<html></html>"),
     "200, no UTF-8": response(200, b'"\xff"'),
-    "200, NaN": response(200, json.dumps(payload(currentStateName=float("nan"))).encode()),
+    "200, NaN": response(200, json.dumps(payload(status=float("nan"))).encode()),
     "200, nested without end": response(200, DEEP),
     "200, null": response(200, b"null"),
     "200, a list": response(200, json.dumps([payload()]).encode()),
@@ -377,12 +377,73 @@ def test_a_status_is_judged_as_it_came(status):
     assert run.status == status[:-1] + "\ufffd"
 
 
-@pytest.mark.parametrize("field", ["id", "status", "createdAt"])
+@pytest.mark.parametrize("field", ["id", "status"])
 def test_a_field_whose_number_becomes_text_is_still_no_text(field):
     body = json.dumps(payload("COMPLETED") | {field: 7}).replace("7,", "1e400,").encode()
 
     with pytest.raises(AnonProtocolError, match=f"its field '{field}'"):
         read_run(body, RUN_ID)
+
+
+UNREADABLE = {
+    "createdAt": "yesterday",
+    "updatedAt": 7,
+    "createdByUserId": ["x" * 1000],
+    "jobRunId": {"id": 1},
+    "workflowId": "two words",
+}
+
+
+@pytest.mark.parametrize("status", ["COMPLETED", "FAILED"])
+def test_what_decides_nothing_ends_no_wait_and_is_warned_of_once(status):
+    played = play(
+        wait_for_run(policy(), WaitState()),
+        payload("PENDING", **UNREADABLE),
+        payload("IN_PROGRESS", **UNREADABLE),
+        payload(status, **UNREADABLE),
+    )
+
+    (warning,) = [line.text for line in played.told if line.level == "warning"]
+    assert played.result.run.to_payload() == payload(status, **UNREADABLE)
+    assert played.result.run.succeeded is (status == "COMPLETED")
+    for name, value in UNREADABLE.items():
+        assert f"{name!r} is {repr(value)[:100]}" in warning
+    assert len(warning) < 1000
+    assert "None" not in "".join(texts(played))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"createdAt": "2026-03-01T10:00:00+00:00"},
+        {"createdByUserId": None},
+        {"jobRunId": "job-17"},
+        {"workflowId": "wf_1"},
+    ],
+)
+def test_what_can_be_read_is_not_warned_of(fields):
+    played = play(wait_for_run(policy(), WaitState()), payload("PENDING"), payload("COMPLETED", **fields))
+
+    assert played.result.run.succeeded
+    assert [line for line in played.told if line.level == "warning"] == []
+
+
+def test_a_run_without_times_waits_for_user_input_from_when_that_was_seen():
+    played = play(
+        wait_for_run(policy(user_input_timeout=100), seen("IN_PROGRESS")),
+        response(
+            200, payload("AWAITING_USER_INPUT", updatedAt=None), headers={"Date": http_date(NOW + 10_000)}
+        ),
+    )
+
+    assert played.result.outcome is Outcome.USER_INPUT_TIMEOUT
+    assert played.now == NOW + 100
+
+
+def test_how_long_a_run_took_may_be_unknown():
+    run = WorkflowRun.from_payload(payload("COMPLETED", createdAt=None))
+
+    assert "an unknown time after its creation" in ending(seen(), run).text
 
 
 def test_the_same_key_twice_is_no_run():
