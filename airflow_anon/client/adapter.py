@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import http.client
-import io
 import socket
-import time
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -14,70 +10,20 @@ from urllib.parse import unquote, urlsplit
 import requests.adapters
 import urllib3
 import urllib3.connection
-from urllib3.util.response import assert_header_parsing
 
 from airflow_anon.client.network import (
-    SHARE_OF_TIMEOUT,
     SOCKET_OPTIONS,
     proxy_headers,
     speaks_tls,
     ssl_context,
 )
+from airflow_anon.client.response import Clock, TimedResponse
 
 if TYPE_CHECKING:
     from airflow_anon.client.endpoint import Endpoint
 
 
 OPTIONS = [*urllib3.connection.HTTPConnection.default_socket_options, *SOCKET_OPTIONS]
-
-
-class Clock:
-    """How long the attempt under way may take, by the monotonic clock, and whether its connection was used before."""
-
-    ends_at = float("inf")
-    answers_by = float("inf")
-    is_reused = False
-
-    def begin(self, seconds: float) -> None:
-        """Begin an attempt that may take so many seconds; a connection that is open has to answer sooner."""
-        now = time.monotonic()
-        self.ends_at, self.answers_by, self.is_reused = now + seconds, now + seconds * SHARE_OF_TIMEOUT, True
-
-    def is_answered(self) -> None:
-        """Let the answer take all the time that there is."""
-        self.answers_by = self.ends_at
-
-    def is_new(self) -> None:
-        """Let a new connection take all the time that there is."""
-        self.answers_by, self.is_reused = self.ends_at, False
-
-    def left(self) -> float:
-        """Return the seconds that are left; raise ``TimeoutError`` if there are none."""
-        left = self.answers_by - time.monotonic()
-        if left <= 0:
-            raise TimeoutError(errno.ETIMEDOUT, "the request's time is over")
-        return left
-
-
-class _TimedReader(io.RawIOBase):
-    """Reads a socket no longer than the clock allows, however slowly bytes drip in."""
-
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket, clock: Clock) -> None:
-        self.raw, self.sock, self.clock = raw, sock, clock
-        self.is_at_end = False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        self.sock.settimeout(self.clock.left())
-        count: int | None = self.raw.readinto(buffer)
-        self.is_at_end = count == 0
-        return count
-
-    def close(self) -> None:
-        self.raw.close()
-        super().close()
 
 
 class Adapter(requests.adapters.HTTPAdapter):
@@ -132,27 +78,11 @@ class Adapter(requests.adapters.HTTPAdapter):
     def _time(self, manager: Any) -> None:
         clock = self.clock
 
-        class TimedResponse(http.client.HTTPResponse):
-            def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-                super().__init__(sock, *args, **kwargs)
-                self.reader = _TimedReader(self.fp.detach(), sock, clock)
-                self.fp = io.BufferedReader(self.reader)
-
-            def _read_status(self) -> tuple[str, int, str]:
-                # http.client passes over 100 alone, aiohttp over all that come before an answer.
-                version, status, reason = super()._read_status()  # type: ignore[misc]
-                return version, 100 if 102 <= status < 200 else status, reason
-
-            def begin(self) -> None:
-                super().begin()
-                clock.is_answered()
-                if self.reader.is_at_end:
-                    raise ConnectionResetError(errno.ECONNRESET, "cut off within the headers")
-                _check(self.msg)
+        timed_response = type("Response", (TimedResponse,), {"clock": clock})
 
         def timed(pool: type[Any]) -> type[Any]:
             class Connection(pool.ConnectionCls):  # type: ignore[misc, name-defined]
-                response_class = TimedResponse
+                response_class = timed_response
 
                 def _new_conn(self) -> socket.socket:
                     clock.is_new()
@@ -169,11 +99,3 @@ class Adapter(requests.adapters.HTTPAdapter):
             "http": timed(urllib3.HTTPConnectionPool),
             "https": timed(urllib3.HTTPSConnectionPool),
         }
-
-
-def _check(headers: http.client.HTTPMessage) -> None:
-    """Refuse headers that are none; urllib3 would go on, and put what it could not read into the log."""
-    try:
-        assert_header_parsing(headers)
-    except urllib3.exceptions.HeaderParsingError:
-        raise http.client.HTTPException("headers that are none") from None

@@ -14,6 +14,7 @@ from airflow_anon.client.connector import ATTEMPT, Attempt, Connector
 from airflow_anon.client.network import (
     LONGEST_BODY,
     LONGEST_LINE,
+    MOST_HEADERS,
     TOO_LONG,
     Troubles,
     decoded,
@@ -142,21 +143,29 @@ class AsyncClient:
     async def _try(
         self, request: Request, url: str, attempt: Attempt, timeout: aiohttp.ClientTimeout
     ) -> tuple[aiohttp.ClientResponse, bytes | None]:
-        token = ATTEMPT.set(attempt)
+        token, is_kept = ATTEMPT.set(attempt), False
         try:
             async with self.session.get(url, timeout=timeout, **self.options) as response:
                 attempt.is_answered()
+                self._check(response)
                 body = await self._body(response)
+            if body is not None:
+                body = decoded(body, response.headers)
+            is_kept = body is not None and is_good(request, response.status, body)
         finally:
             ATTEMPT.reset(token)
-            attempt.is_answered()
-        if body is not None:
-            body = decoded(body, response.headers)
-        if body is None or not is_good(request, response.status, body):
-            attempt.close()
-        else:
-            self.connector.used(attempt)
+            self.connector.end(attempt, is_kept=is_kept)
         return response, body
+
+    @staticmethod
+    def _check(response: aiohttp.ClientResponse) -> None:
+        """Refuse what http.client refuses."""
+        if (
+            response.status < 200  # none asked for another protocol
+            or len(response.raw_headers) > MOST_HEADERS
+            or "," in response.headers.get("Transfer-Encoding", "")
+        ):
+            raise aiohttp.ClientResponseError(response.request_info, ())
 
     @staticmethod
     async def _body(response: aiohttp.ClientResponse) -> bytes | None:

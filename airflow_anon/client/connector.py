@@ -35,10 +35,6 @@ class Attempt:
         if self.timer is not None:
             self.timer.cancel()
 
-    def close(self) -> None:
-        """Close the connection, though it may be in the pool by now, or in use again: its next answer is no better."""
-        self.protocol.close()
-
 
 ATTEMPT: ContextVar[Attempt] = ContextVar("attempt")
 
@@ -72,9 +68,17 @@ class Connector(aiohttp.TCPConnector):
                 return connection
             connection.close()
 
-    def used(self, attempt: Attempt) -> None:
-        """Hear that an attempt had its answer."""
-        self.used_at[attempt.protocol] = time.monotonic()
+    def end(self, attempt: Attempt, *, is_kept: bool) -> None:
+        """
+        Hear how an attempt ended.
+
+        What is not kept is closed, though it may be in the pool by now, or in use again: its next answer is no better.
+        """
+        attempt.is_answered()
+        if is_kept:
+            self.used_at[attempt.protocol] = time.monotonic()
+        elif attempt.protocol is not None:
+            attempt.protocol.close()
 
     @staticmethod
     def _keep_alive(transport: Any) -> None:

@@ -42,6 +42,7 @@ SOCKET_OPTIONS = [
 ]
 # What http.client reads; aiohttp would give up at 8190 bytes.
 LONGEST_LINE = 65536
+MOST_HEADERS = 99
 # How zlib is told what to expect; deflate comes with zlib's header, as it should, or without.
 WINDOWS = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
-from airflow_anon.client.adapter import Adapter, Clock
+from airflow_anon.client.adapter import Adapter
 from airflow_anon.client.network import (
     LONGEST_BODY,
     TOO_LONG,
@@ -24,6 +24,7 @@ from airflow_anon.client.network import (
     is_good,
     proxy_for,
 )
+from airflow_anon.client.response import Clock
 from airflow_anon.core.errors import AnonConfigurationError
 from airflow_anon.core.flow import NoResponse, ReloadConnection, Reply, Request, Response, Sleep, Step
 
