@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -21,9 +21,12 @@ UUID_PATTERN = re.compile(
 )
 TIMESTAMP = re.compile(
     r"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])"
-    r"T(?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?Z",
+    r"T(?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?"
+    r"(?:Z|[+-](?:[01]\d|2[0-3]):?[0-5]\d)",
     re.ASCII,
 )
+# An id that decides nothing: any that can be shown.
+SHORT_TEXT = re.compile(r"[!-~]{1,120}")
 
 
 class WorkflowRunStatus(str, Enum):
@@ -56,7 +59,8 @@ class WorkflowRun:
     One workflow run as the API described it at one moment.
 
     ``status`` is a :class:`WorkflowRunStatus`, or plain text where the API used a value that this
-    version does not know. Times are by the API's clock. ``payload`` is the JSON as received.
+    version does not know. Times are by the API's clock. ``payload`` is the JSON as received. Only ``id`` and
+    ``status`` are always there: what else is missing or cannot be read is None.
 
     From task to task hand on :meth:`to_payload`. Airflow refuses an XCom with an object of any class but its own,
     unless ``[core] allowed_deserialization_classes`` names it, here ``airflow_anon.runs.WorkflowRun``.
@@ -65,13 +69,13 @@ class WorkflowRun:
     __version__: ClassVar[int] = 1
 
     id: str
-    workflow_id: str
+    workflow_id: str | None
     status: WorkflowRunStatus | str
     current_state_name: str | None
     job_run_id: str | None
-    created_by_user_id: str
-    created_at: DateTime
-    updated_at: DateTime
+    created_by_user_id: str | None
+    created_at: DateTime | None
+    updated_at: DateTime | None
     completed_at: DateTime | None
     payload: Mapping[str, Any] = field(repr=False, hash=False)
 
@@ -87,22 +91,15 @@ class WorkflowRun:
         """
         if not isinstance(payload, Mapping):
             raise ValueError(f"a {type(payload).__name__} where a workflow run was expected")  # noqa: TRY004  one kind for all
-        for name, pattern, nullable in FIELDS:
-            value = payload.get(name, MISSING)
-            if not (isinstance(value, str) and pattern.fullmatch(value)) and not (nullable and value is None):
+        for name, pattern in DECISIVE:
+            value = payload.get(name)
+            if not (isinstance(value, str) and pattern.fullmatch(value)):
                 raise ValueError(f"its field {name!r} is missing or malformed")
-        completed_at = payload["completedAt"]
         return cls(
             id=payload["id"],
-            workflow_id=payload["workflowId"],
             status=STATUS_BY_NAME.get(payload["status"], payload["status"]),
-            current_state_name=payload["currentStateName"],
-            job_run_id=payload["jobRunId"],
-            created_by_user_id=payload["createdByUserId"],
-            created_at=_parse(payload["createdAt"]),
-            updated_at=_parse(payload["updatedAt"]),
-            completed_at=None if completed_at is None else _parse(completed_at),
             payload=payload,
+            **{attribute: read(payload.get(name)) for name, attribute, read in FURTHER},
         )
 
     def to_payload(self) -> dict[str, Any]:
@@ -125,9 +122,18 @@ class WorkflowRun:
         return cls.from_payload(json.loads(data))
 
     @property
-    def seconds_run(self) -> float:
-        """Seconds from the run's creation to its end, or to its last change if it has none."""
-        return ((self.completed_at or self.updated_at) - self.created_at).total_seconds()
+    def unreadable(self) -> dict[str, Any]:
+        """The fields that say something which could not be read."""
+        return {
+            name: self.payload[name]
+            for name, attribute, _ in FURTHER
+            if getattr(self, attribute) is None and self.payload.get(name) is not None
+        }
+
+    @property
+    def seconds_run(self) -> float | None:
+        """Seconds from the run's creation to its end, or to its last change if it has none; None if they cannot be read."""
+        return _seconds(self.created_at, self.completed_at or self.updated_at)
 
     @property
     def is_known(self) -> bool:
@@ -139,7 +145,7 @@ class WorkflowRun:
         """Whether the run has ended, well or not; an unknown status has if ``completedAt`` is set."""
         if self.is_known:
             return self.status not in UNDER_WAY
-        return self.completed_at is not None
+        return self.payload.get("completedAt") is not None
 
     @property
     def succeeded(self) -> bool:
@@ -159,9 +165,11 @@ class WorkflowRun:
     @property
     def seconds_queued(self) -> float | None:
         """Seconds from the run's creation to its last change, which began its work; None if it is not at work."""
-        if self.status != WorkflowRunStatus.IN_PROGRESS:
-            return None
-        return (self.updated_at - self.created_at).total_seconds()
+        return (
+            _seconds(self.created_at, self.updated_at)
+            if self.status == WorkflowRunStatus.IN_PROGRESS
+            else None
+        )
 
     @property
     def awaits_user_input(self) -> bool:
@@ -169,26 +177,39 @@ class WorkflowRun:
         return self.status == WorkflowRunStatus.AWAITING_USER_INPUT
 
 
-MISSING = object()
 STATUS_BY_NAME: Mapping[str, WorkflowRunStatus] = {status.value: status for status in WorkflowRunStatus}
-ANYTHING = re.compile(r"(?s).*")
-FIELDS: tuple[tuple[str, re.Pattern[str], bool], ...] = (
-    ("id", UUID_PATTERN, False),
-    ("workflowId", UUID_PATTERN, False),
-    ("status", re.compile(r"\S+"), False),
-    ("completedAt", TIMESTAMP, True),
-    ("createdAt", TIMESTAMP, False),
-    ("updatedAt", TIMESTAMP, False),
-    ("createdByUserId", UUID_PATTERN, False),
-    ("jobRunId", UUID_PATTERN, True),
-    ("currentStateName", ANYTHING, True),
-)
+DECISIVE = (("id", UUID_PATTERN), ("status", re.compile(r"\S+")))
 
 
-def _parse(timestamp: str) -> DateTime:
+def _seconds(start: DateTime | None, end: DateTime | None) -> float | None:
+    return None if start is None or end is None else (end - start).total_seconds()
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _short_text(value: object) -> str | None:
+    return value if isinstance(value, str) and SHORT_TEXT.fullmatch(value) else None
+
+
+def _time(value: object) -> DateTime | None:
     import pendulum
 
+    if not (isinstance(value, str) and TIMESTAMP.fullmatch(value)):
+        return None
     try:
-        return cast("DateTime", pendulum.parse(timestamp))
-    except ValueError as error:
-        raise ValueError(f"{timestamp[:40]!r} is no date") from error
+        return cast("DateTime", pendulum.parse(value)).in_timezone("UTC")
+    except (ValueError, OverflowError):
+        return None
+
+
+FURTHER: tuple[tuple[str, str, Callable[[object], Any]], ...] = (
+    ("workflowId", "workflow_id", _short_text),
+    ("currentStateName", "current_state_name", _text),
+    ("jobRunId", "job_run_id", _short_text),
+    ("createdByUserId", "created_by_user_id", _short_text),
+    ("createdAt", "created_at", _time),
+    ("updatedAt", "updated_at", _time),
+    ("completedAt", "completed_at", _time),
+)

@@ -97,7 +97,7 @@ class Played:
         return [step.seconds for step in self.steps if isinstance(step, Sleep)]
 
     @property
-    def told(self) -> list[LogLine]:
+    def logged(self) -> list[LogLine]:
         """The lines for the log."""
         return [line for step in self.steps if isinstance(step, Log) for line in step.lines]
 

@@ -512,16 +512,16 @@ def test_a_token_that_stays_refused_is_lost_contact(wait, simulator, clock):
         ("redirect", AnonRejectedError),
     ],
 )
-def test_a_no_after_a_good_poll_fails_at_once(wait, simulator, fault, kind):
+def test_a_no_after_a_good_poll_fails_once_it_is_confirmed(wait, simulator, fault, kind):
     run_id = simulator.create_run("IN_PROGRESS 24h, COMPLETED")
-    simulator.add_faults(f"{GOOD}, {fault}", run_id)
+    simulator.add_faults(f"{GOOD}, {fault}, {fault}", run_id)
 
     story = wait(run_id, soft_fail=True)
 
     assert (story.state, type(story.error)) == ("up_for_retry", kind)
     assert str(story.error.status_code) in str(story.error)
     assert simulator.url in str(story.error)
-    assert simulator.requests_for(run_id) == 2
+    assert simulator.requests_for(run_id) == 3
 
 
 @pytest.mark.parametrize("run_id", ["", "none", "3f0c7a52", "3f0c7a52-9d1e-9b6b-8a70-1c2d3e4f5a60", None])

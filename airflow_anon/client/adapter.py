@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import http.client
-import io
 import socket
-import time
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -14,47 +10,20 @@ from urllib.parse import unquote, urlsplit
 import requests.adapters
 import urllib3
 import urllib3.connection
-from urllib3.util.response import assert_header_parsing
 
-from airflow_anon.client.network import proxy_headers, speaks_tls, ssl_context
+from airflow_anon.client.network import (
+    SOCKET_OPTIONS,
+    proxy_headers,
+    speaks_tls,
+    ssl_context,
+)
+from airflow_anon.client.response import Clock, TimedResponse
 
 if TYPE_CHECKING:
     from airflow_anon.client.endpoint import Endpoint
 
 
-class Clock:
-    """When the request under way has to be over, by the monotonic clock, and whether it was sent."""
-
-    ends_at = float("inf")
-    is_sent = False
-
-    def left(self) -> float:
-        """Return the seconds that are left; raise ``TimeoutError`` if there are none."""
-        left = self.ends_at - time.monotonic()
-        if left <= 0:
-            raise TimeoutError(errno.ETIMEDOUT, "the request's time is over")
-        return left
-
-
-class _TimedReader(io.RawIOBase):
-    """Reads a socket no longer than the clock allows, however slowly bytes drip in."""
-
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket, clock: Clock) -> None:
-        self.raw, self.sock, self.clock = raw, sock, clock
-        self.is_at_end = False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        self.sock.settimeout(self.clock.left())
-        count: int | None = self.raw.readinto(buffer)
-        self.is_at_end = count == 0
-        return count
-
-    def close(self) -> None:
-        self.raw.close()
-        super().close()
+OPTIONS = [*urllib3.connection.HTTPConnection.default_socket_options, *SOCKET_OPTIONS]
 
 
 class Adapter(requests.adapters.HTTPAdapter):
@@ -67,13 +36,17 @@ class Adapter(requests.adapters.HTTPAdapter):
         super().__init__(pool_connections=1, pool_maxsize=1)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Use our TLS context: otherwise requests would trust its own CA bundle alone."""
-        super().init_poolmanager(*args, **kwargs, ssl_context=self.ssl_context)
+        """Use our TLS context and keep-alive: otherwise requests would trust its own CA bundle alone."""
+        super().init_poolmanager(*args, **kwargs, ssl_context=self.ssl_context, socket_options=OPTIONS)
         self._time(self.poolmanager)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         """Use our TLS context for the proxy and through it: otherwise a company's own CA would be refused there."""
-        kwargs |= {"ssl_context": self.ssl_context, "proxy_ssl_context": self.ssl_context}
+        kwargs |= {
+            "ssl_context": self.ssl_context,
+            "proxy_ssl_context": self.ssl_context,
+            "socket_options": OPTIONS,
+        }
         manager = super().proxy_manager_for(*args, **kwargs)
         self._time(manager)
         return manager
@@ -105,29 +78,14 @@ class Adapter(requests.adapters.HTTPAdapter):
     def _time(self, manager: Any) -> None:
         clock = self.clock
 
-        class TimedResponse(http.client.HTTPResponse):
-            def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-                super().__init__(sock, *args, **kwargs)
-                clock.is_sent = True
-                self.reader = _TimedReader(self.fp.detach(), sock, clock)
-                self.fp = io.BufferedReader(self.reader)
-
-            def _read_status(self) -> tuple[str, int, str]:
-                # http.client passes over 100 alone, aiohttp over all that come before an answer.
-                version, status, reason = super()._read_status()  # type: ignore[misc]
-                return version, 100 if 102 <= status < 200 else status, reason
-
-            def begin(self) -> None:
-                super().begin()
-                if self.reader.is_at_end:
-                    raise ConnectionResetError(errno.ECONNRESET, "cut off within the headers")
-                _check(self.msg)
+        timed_response = type("Response", (TimedResponse,), {"clock": clock})
 
         def timed(pool: type[Any]) -> type[Any]:
             class Connection(pool.ConnectionCls):  # type: ignore[misc, name-defined]
-                response_class = TimedResponse
+                response_class = timed_response
 
                 def _new_conn(self) -> socket.socket:
+                    clock.is_new()
                     # An address that stays silent must not use up the time of the others.
                     addresses = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
                     self.timeout = clock.left() / len(addresses)
@@ -141,11 +99,3 @@ class Adapter(requests.adapters.HTTPAdapter):
             "http": timed(urllib3.HTTPConnectionPool),
             "https": timed(urllib3.HTTPSConnectionPool),
         }
-
-
-def _check(headers: http.client.HTTPMessage) -> None:
-    """Refuse headers that are none; urllib3 would go on, and put what it could not read into the log."""
-    try:
-        assert_header_parsing(headers)
-    except urllib3.exceptions.HeaderParsingError:
-        raise http.client.HTTPException("headers that are none") from None

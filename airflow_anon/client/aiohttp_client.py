@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import aiohttp
 
+from airflow_anon.client.connector import ATTEMPT, Attempt, Connector
 from airflow_anon.client.network import (
-    KEEP_ALIVE,
     LONGEST_BODY,
     LONGEST_LINE,
+    MOST_HEADERS,
     TOO_LONG,
     Troubles,
+    decoded,
     excerpt_of,
     explain,
+    is_good,
     proxy_for,
     proxy_headers,
     speaks_tls,
@@ -41,6 +44,9 @@ TROUBLES = Troubles(
     # ssl's in name only; the real one is inside.
     hollow=(aiohttp.ClientSSLError,),
 )
+
+
+TROUBLE = (aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError)
 
 
 class Sender(Protocol):
@@ -67,7 +73,9 @@ class AsyncClient:
     """Speaks to one endpoint with ``aiohttp``, over a pool of connections that it keeps alive."""
 
     endpoint: Endpoint
+    connector: Connector
     session: aiohttp.ClientSession
+    timeout: aiohttp.ClientTimeout
     options: dict[str, Any]
 
     @classmethod
@@ -88,26 +96,26 @@ class AsyncClient:
         if proxy:
             self.options |= {"proxy": proxy, "proxy_headers": proxy_headers(endpoint)}
         context = await asyncio.to_thread(ssl_context, endpoint) if speaks_tls(endpoint, proxy) else True
+        self.timeout = aiohttp.ClientTimeout(total=endpoint.timeout)
+        self.connector = Connector(limit=endpoint.max_connections, ssl=context)
         self.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=endpoint.max_connections, ssl=context, keepalive_timeout=KEEP_ALIVE
-            ),
+            connector=self.connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=endpoint.timeout),
             max_line_size=LONGEST_LINE,
             max_field_size=LONGEST_LINE,
             auto_decompress=False,
             trust_env=False,
         )
+        # It would send each lost request again, on connections old and new alike.
+        self.session._retry_connection = False  # noqa: SLF001  there is no other way
 
     async def send(self, request: Request) -> Response | NoResponse:
         """Send a request and wait for the answer; trouble comes back as a :class:`NoResponse`."""
         url = self.endpoint.url(request.path)
         sent_at = time.time()
         try:
-            async with self.session.get(url, **self.options) as response:
-                body = await self._body(response)
-        except (aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError) as error:
+            response, body = await self._get(request, url)
+        except TROUBLE as error:
             reason = explain(error, TROUBLES, has_proxy="proxy" in self.options)
             return NoResponse(reason, sent_at, time.time(), url, self.endpoint.conn_id)
         if body is None:
@@ -116,6 +124,48 @@ class AsyncClient:
         return Response(
             response.status, response.headers, body, sent_at, time.time(), url, self.endpoint.conn_id, excerpt
         )
+
+    async def _get(self, request: Request, url: str) -> tuple[aiohttp.ClientResponse, bytes | None]:
+        """Send a request, and once more over a new connection if one that was used before gave no answer."""
+        ends_at = time.monotonic() + self.endpoint.timeout
+        attempt = Attempt(self.endpoint.timeout, is_fresh=request.fresh)
+        try:
+            return await self._try(request, url, attempt, self.timeout)
+        except TROUBLE:
+            left = ends_at - time.monotonic()
+            if attempt.idle is None or left <= 0 or self.session.closed:
+                raise
+        again = Attempt(left, is_fresh=True)
+        answer = await self._try(request, url, again, aiohttp.ClientTimeout(total=left))
+        self.connector.idle_limit.lost(attempt.idle)
+        return answer
+
+    async def _try(
+        self, request: Request, url: str, attempt: Attempt, timeout: aiohttp.ClientTimeout
+    ) -> tuple[aiohttp.ClientResponse, bytes | None]:
+        token, is_kept = ATTEMPT.set(attempt), False
+        try:
+            async with self.session.get(url, timeout=timeout, **self.options) as response:
+                attempt.is_answered()
+                self._check(response)
+                body = await self._body(response)
+            if body is not None:
+                body = decoded(body, response.headers)
+            is_kept = body is not None and is_good(request, response.status, body)
+        finally:
+            ATTEMPT.reset(token)
+            self.connector.end(attempt, is_kept=is_kept)
+        return response, body
+
+    @staticmethod
+    def _check(response: aiohttp.ClientResponse) -> None:
+        """Refuse what http.client refuses."""
+        if (
+            response.status < 200  # none asked for another protocol
+            or len(response.raw_headers) > MOST_HEADERS
+            or "," in response.headers.get("Transfer-Encoding", "")
+        ):
+            raise aiohttp.ClientResponseError(response.request_info, ())
 
     @staticmethod
     async def _body(response: aiohttp.ClientResponse) -> bytes | None:

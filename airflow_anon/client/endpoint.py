@@ -32,7 +32,13 @@ URL_TEXT = re.compile(r"[^\s\x00-\x1f\x7f\\<>\"\ud800-\udfff]+")
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding"})
-OUR_HEADERS = {"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "identity"}
+OUR_HEADERS = {
+    "User-Agent": USER_AGENT,
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",
+    # A shared cache on the way may keep an answer: a token in a header of its own does not tell it that it must not.
+    "Cache-Control": "no-cache",
+}
 LARGEST_NUMBER = 1e6
 LONGEST_EXCERPT = 120
 READ_FOR_EXCERPT = 16 * 1024

@@ -8,6 +8,8 @@ import os
 import socket
 import ssl
 import time
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,7 +19,7 @@ import urllib3.exceptions
 
 from airflow_anon.client.endpoint import OUR_HEADERS, proxy_url
 from airflow_anon.core.errors import AnonConfigurationError
-from airflow_anon.core.flow import NoResponse, Response
+from airflow_anon.core.flow import NoResponse, Request, Response
 
 if TYPE_CHECKING:
     from airflow_anon.client.endpoint import Endpoint
@@ -26,8 +28,23 @@ LONGEST_BODY = 1024 * 1024
 # Proxies and load balancers mostly close an idle connection after 60 s or more, so with the usual
 # intervals of a wait it is used again; aiohttp's own 15 s would open a new one for each poll.
 KEEP_ALIVE = 310.0
+# A connection that was used before may be dead without a sign; the rest of the time is for a new one.
+SHARE_OF_TIMEOUT = 0.5
+SHORTEST_IDLE_LIMIT = 0.5
+IDLE_LIMIT_HOLDS = 600.0
+# Gateways forget a connection that is idle for a minute or more, and tell nobody.
+SOCKET_OPTIONS = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    # What the others call idle is called so on macOS.
+    (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", 0)), 45),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+]
 # What http.client reads; aiohttp would give up at 8190 bytes.
 LONGEST_LINE = 65536
+MOST_HEADERS = 99
+# How zlib is told what to expect; deflate comes with zlib's header, as it should, or without.
+WINDOWS = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 
@@ -106,6 +123,54 @@ def speaks_tls(endpoint: Endpoint, proxy: str | None) -> bool:
 def excerpt_of(endpoint: Endpoint, status: int, body: bytes) -> str:
     """Return the beginning of an error's body, fit to be shown."""
     return "" if status == http.client.OK else endpoint.excerpt(body)
+
+
+def decoded(body: bytes, headers: Mapping[str, str]) -> bytes | None:
+    """
+    Unpack a body that came packed although that was not asked for; what cannot be unpacked stays as it is.
+
+    :return: None if there is too much in it.
+    """
+    coding = headers.get("Content-Encoding", "").partition(",")[0].strip().lower()
+    for window in WINDOWS.get(coding, ()):
+        stream = zlib.decompressobj(window)
+        try:
+            unpacked = stream.decompress(body, LONGEST_BODY + 1)
+        except zlib.error:
+            continue
+        if len(unpacked) > LONGEST_BODY:
+            return None
+        if stream.eof and not stream.unused_data:
+            return unpacked
+    return body
+
+
+def is_good(request: Request, status: int, body: bytes) -> bool:
+    """Say whether an answer names what was asked for, or is a plain *not now*; any other may be its connection's fault."""
+    if status == http.client.TOO_MANY_REQUESTS:
+        return True
+    return 200 <= status < 300 and request.about.lower().encode() in body.lower()
+
+
+class IdleLimit:
+    """
+    How long a connection may have been idle and still be used: not quite as long as one that was lost.
+
+    Something on the way may forget connections. Without a limit, each request would be lost first.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = KEEP_ALIVE
+        self.ends_at = 0.0
+
+    def allows(self, idle: float) -> bool:
+        """Say whether a connection that was idle for so many seconds may be used."""
+        return idle < self.seconds or (idle < KEEP_ALIVE and time.monotonic() >= self.ends_at)
+
+    def lost(self, idle: float) -> None:
+        """Learn that a connection was lost that had been idle for so many seconds."""
+        self.seconds = max(idle * 0.9, SHORTEST_IDLE_LIMIT)
+        self.ends_at = time.monotonic() + IDLE_LIMIT_HOLDS
 
 
 Kinds = tuple[type[BaseException], ...]

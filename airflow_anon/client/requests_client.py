@@ -6,14 +6,25 @@ import http.client
 import random
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 import requests
 import urllib3
 
-from airflow_anon.client.adapter import Adapter, Clock
-from airflow_anon.client.network import LONGEST_BODY, TOO_LONG, Troubles, excerpt_of, explain, proxy_for
+from airflow_anon.client.adapter import Adapter
+from airflow_anon.client.network import (
+    LONGEST_BODY,
+    TOO_LONG,
+    IdleLimit,
+    Troubles,
+    decoded,
+    excerpt_of,
+    explain,
+    is_good,
+    proxy_for,
+)
+from airflow_anon.client.response import Clock
 from airflow_anon.core.errors import AnonConfigurationError
 from airflow_anon.core.flow import NoResponse, ReloadConnection, Reply, Request, Response, Sleep, Step
 
@@ -25,6 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TROUBLES = Troubles()
+TROUBLE = (urllib3.exceptions.HTTPError, OSError, http.client.HTTPException, ValueError)
 
 
 class Client:
@@ -37,6 +49,8 @@ class Client:
     def __init__(self, endpoint: Endpoint, listener: Listener | None = None) -> None:
         self.clock = Clock()
         self.listener = listener
+        self.idle_limit = IdleLimit()
+        self.used_at = 0.0
         self._open(endpoint)
 
     def _open(self, endpoint: Endpoint) -> None:
@@ -79,35 +93,56 @@ class Client:
     def _ask(self, request: Request) -> Response | NoResponse:
         url = self.endpoint.url(request.path)
         sent_at = time.time()
-        self.clock.ends_at = time.monotonic() + self.endpoint.timeout
         try:
-            status, headers, body = self._get(url)
-        except (urllib3.exceptions.HTTPError, OSError, http.client.HTTPException, ValueError) as error:
+            response, body = self._get(request, url)
+        except TROUBLE as error:
             reason = explain(error, TROUBLES, has_proxy=bool(self.proxies))
             return NoResponse(reason, sent_at, time.time(), url, self.endpoint.conn_id)
         if body is None:
             return NoResponse(TOO_LONG, sent_at, time.time(), url, self.endpoint.conn_id)
-        excerpt = excerpt_of(self.endpoint, status, body)
-        return Response(status, headers, body, sent_at, time.time(), url, self.endpoint.conn_id, excerpt)
-
-    def _get(self, url: str) -> tuple[int, Any, bytes | None]:
-        prepared = requests.Request("GET", url, headers=dict(self.endpoint.headers)).prepare()
-        try:
-            response = self._send(prepared)
-        except requests.ConnectionError as error:
-            # Asked once more, as aiohttp does: mostly it was an idle connection that the server closed.
-            if not self.clock.is_sent or explain(error, TROUBLES) != "connection lost":
-                raise
-            response = self._send(prepared)
-        with response:
-            return response.status_code, response.headers, self._body(response)
-
-    def _send(self, prepared: requests.PreparedRequest) -> requests.Response:
-        left = self.clock.left()
-        self.clock.is_sent = False
-        return self.session.send(
-            prepared, stream=True, allow_redirects=False, timeout=(left, left), proxies=self.proxies
+        excerpt = excerpt_of(self.endpoint, response.status_code, body)
+        return Response(
+            response.status_code,
+            response.headers,
+            body,
+            sent_at,
+            time.time(),
+            url,
+            self.endpoint.conn_id,
+            excerpt,
         )
+
+    def _get(self, request: Request, url: str) -> tuple[requests.Response, bytes | None]:
+        """Send a request, and once more over a new connection if one that was used before gave no answer."""
+        prepared = requests.Request("GET", url, headers=dict(self.endpoint.headers)).prepare()
+        ends_at = time.monotonic() + self.endpoint.timeout
+        idle = time.monotonic() - self.used_at
+        if request.fresh or not self.idle_limit.allows(idle):
+            self.session.close()
+        try:
+            return self._try(request, prepared, self.endpoint.timeout)
+        except TROUBLE:
+            left = ends_at - time.monotonic()
+            if not self.clock.is_reused or left <= 0:
+                raise
+        answer = self._try(request, prepared, left)
+        self.idle_limit.lost(idle)
+        return answer
+
+    def _try(
+        self, request: Request, prepared: requests.PreparedRequest, seconds: float
+    ) -> tuple[requests.Response, bytes | None]:
+        self.clock.begin(seconds)
+        with self.session.send(
+            prepared, stream=True, allow_redirects=False, timeout=(seconds, seconds), proxies=self.proxies
+        ) as response:
+            body = self._body(response)
+        if body is not None:
+            body = decoded(body, response.headers)
+        if body is None or not is_good(request, response.status_code, body):
+            self.session.close()
+        self.used_at = time.monotonic()
+        return response, body
 
     @staticmethod
     def _body(response: requests.Response) -> bytes | None:

@@ -54,7 +54,7 @@ class SharedClient:
         self._client: AsyncClient | None = None
         self._reading: asyncio.Task[None] | None = None
         self._read_at = -math.inf
-        self._under_way: dict[str, asyncio.Future[Response | NoResponse | None] | None] = {}
+        self._under_way: dict[Request, asyncio.Future[Response | NoResponse | None] | None] = {}
         self._breaker = CircuitBreaker()
         self._limiter = RequestLimiter()
 
@@ -92,18 +92,18 @@ class SharedClient:
 
         :raises AnonConfigurationError: the connection cannot be read, or makes no sense.
         """
-        while request.path in self._under_way:
-            reply = await self._follow(request.path)
+        while request in self._under_way:
+            reply = await self._follow(request)
             if reply is not None:
                 return reply
-        self._under_way[request.path] = reply = None
+        self._under_way[request] = reply = None
         try:
             if self._client is None:
                 await self._open()
             while reply is None:
                 reply = await self._ask(request)
         finally:
-            follower = self._under_way.pop(request.path)
+            follower = self._under_way.pop(request)
             if follower is not None and not follower.done():
                 follower.set_result(reply)
         return reply
@@ -122,10 +122,10 @@ class SharedClient:
             if not error.is_unread:
                 raise
 
-    async def _follow(self, path: str) -> Response | NoResponse | None:
-        future = self._under_way[path]
+    async def _follow(self, request: Request) -> Response | NoResponse | None:
+        future = self._under_way[request]
         if future is None:
-            future = self._under_way[path] = asyncio.get_running_loop().create_future()
+            future = self._under_way[request] = asyncio.get_running_loop().create_future()
         return await asyncio.shield(future)
 
     async def _ask(self, request: Request) -> Response | NoResponse | None:

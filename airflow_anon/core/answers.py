@@ -19,6 +19,10 @@ LONGEST_RETRY_AFTER = 300.0
 CachedRun = tuple[bytes, WorkflowRun]
 
 
+class AnotherRunError(AnonProtocolError):
+    """An answer is about another run: its connection may be out of step."""
+
+
 class AnswerKind(Enum):
     """The kinds of answers."""
 
@@ -47,6 +51,7 @@ class Row:
     :param unseen: what it means before the run was ever seen, *seen*: and after.
     :param insists: whether the first poll asks again, for a minute, before that holds.
     :param reloads: whether the connection is read again, and the run asked for once more, before that holds.
+    :param confirms: whether, once the run was seen, it is asked for once more, over a new connection, before that holds.
     """
 
     kind: AnswerKind
@@ -56,6 +61,7 @@ class Row:
     seen: Verdict
     insists: bool = False
     reloads: bool = False
+    confirms: bool = False
 
 
 TABLE = (
@@ -68,7 +74,15 @@ TABLE = (
         seen=Verdict.KEEP_POLLING,
         reloads=True,
     ),
-    Row(AnswerKind.NOT_FOUND, "404", {404}, unseen=Verdict.FAIL, seen=Verdict.FAIL, insists=True),
+    Row(
+        AnswerKind.NOT_FOUND,
+        "404",
+        {404},
+        unseen=Verdict.FAIL,
+        seen=Verdict.FAIL,
+        insists=True,
+        confirms=True,
+    ),
     Row(
         AnswerKind.TRANSIENT,
         "no answer, 408, 425, 429, 5xx, 200 that is no run, any other 2xx",
@@ -77,7 +91,14 @@ TABLE = (
         seen=Verdict.KEEP_POLLING,
         insists=True,
     ),
-    Row(AnswerKind.REJECTED, "any other 4xx, 3xx", range(300, 500), unseen=Verdict.FAIL, seen=Verdict.FAIL),
+    Row(
+        AnswerKind.REJECTED,
+        "any other 4xx, 3xx",
+        range(300, 500),
+        unseen=Verdict.FAIL,
+        seen=Verdict.FAIL,
+        confirms=True,
+    ),
 )
 ROWS = {row.kind: row for row in TABLE}
 
@@ -88,6 +109,7 @@ class Answer:
     One reply, understood: the run in it, *known* by its bytes, or in words the *trouble* that there is none.
 
     :param unfit: the run's fields that Airflow could not have carried as they came.
+    :param is_misplaced: whether it is about another run.
     """
 
     kind: AnswerKind
@@ -95,6 +117,7 @@ class Answer:
     known: CachedRun | None = None
     trouble: str = ""
     unfit: Sequence[str] = ()
+    is_misplaced: bool = False
 
     @property
     def run(self) -> WorkflowRun | None:
@@ -156,7 +179,8 @@ def interpret(reply: Reply, workflow_run_id: str, known: CachedRun | None = None
         run, unfit = read_run(reply.body, workflow_run_id)
     except AnonProtocolError as error:
         trouble = f"{phrase(reply.status)}, but no workflow run ({error})"
-        return Answer(AnswerKind.TRANSIENT, reply, trouble=trouble)
+        is_misplaced = isinstance(error, AnotherRunError)
+        return Answer(AnswerKind.TRANSIENT, reply, trouble=trouble, is_misplaced=is_misplaced)
     return Answer(kind, reply, (reply.body, run), unfit=unfit)
 
 
@@ -181,6 +205,7 @@ def as_markdown() -> str:
         # With patience spent, no answer is lost contact.
         unseen = "*lost contact*" if row.insists and row.unseen is Verdict.KEEP_POLLING else row.unseen.value
         later = "the connection is read again; then " * row.reloads
+        later += "asked again over a new connection; then " * row.confirms
         lines.append(f"| {row.when} | {first}{unseen} | {later}{row.seen.value} |")
     return "\n".join(lines)
 
@@ -213,7 +238,7 @@ def read_run(body: bytes, workflow_run_id: str) -> tuple[WorkflowRun, list[str]]
     except ValueError as error:
         raise AnonProtocolError(str(error)) from error
     if run.id.lower() != workflow_run_id.lower():
-        raise AnonProtocolError(f"it describes another run, {run.id}")
+        raise AnotherRunError(f"it describes another run, {run.id}")
     if fitted is payload:
         return run, []
     # What the run is was judged as it came. Replacing text never makes a status that is known.

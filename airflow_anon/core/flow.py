@@ -26,9 +26,16 @@ class LogLine(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Ask the API (``GET``) for *path*; answered with a :class:`Response` or a :class:`NoResponse`."""
+    """
+    Ask the API (``GET``) for *path*; answered with a :class:`Response` or a :class:`NoResponse`.
+
+    :param about: what a good answer names. The connection of any other is closed: it may be to blame.
+    :param fresh: whether it goes over a new connection.
+    """
 
     path: str
+    about: str = ""
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_anon.core.answers import Answer, AnswerKind
@@ -29,8 +29,10 @@ LONGEST_TEXT = 120
 UNITS = ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | None) -> str:
     """Write a duration as a person would: ``4.2 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 d 4 h``."""
+    if seconds is None:
+        return "an unknown time"
     if seconds == float("inf"):
         return "an unlimited time"
     if seconds < 60:
@@ -55,9 +57,10 @@ def described(status: str | None, state_name: str | None) -> str:
 def beginning(policy: WaitPolicy, state: WaitState, run: WorkflowRun) -> LogLine:
     """Say what is waited for, and how."""
     limit = "" if policy.deadline == NEVER else f", for at most {duration(policy.timeout)}"
+    workflow = f" of workflow {run.workflow_id}" if run.workflow_id else ""
     return LogLine(
         "info",
-        f"Waiting for workflow run {run.id} of workflow {run.workflow_id}{limit}, with a poll every "
+        f"Waiting for workflow run {run.id}{workflow}{limit}, with a poll every "
         f"{duration(policy.poke_interval)}. It is {state.described()}.",
     )
 
@@ -69,6 +72,15 @@ def unfit(fields: Sequence[str]) -> LogLine:
         "warning",
         f"The run's JSON has what Airflow cannot carry, in {named}: it is handed on with U+FFFD for such a character, "
         "and with text for such a number.",
+    )
+
+
+def unreadable(fields: Mapping[str, Any]) -> LogLine:
+    """Warn of fields of a run that are not as the API describes them."""
+    named = ", ".join(f"{name!r} is {clipped(repr(value))}" for name, value in fields.items())
+    return LogLine(
+        "warning",
+        f"The run's JSON has what cannot be read: {named}. The wait goes on without: its id and its status decide.",
     )
 
 

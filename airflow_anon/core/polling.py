@@ -22,6 +22,7 @@ from airflow_anon.core.messages import (
     reminder,
     still_no_answer,
     unfit,
+    unreadable,
 )
 from airflow_anon.core.policy import NEVER, WaitPolicy, limit_of, pause_after, spread_pause
 from airflow_anon.core.state import Outcome, WaitState
@@ -34,6 +35,7 @@ LONGEST_BACKOFF = 60.0
 SPREAD_OF_BACKOFF = 0.25
 # Kept among the unknown statuses that the log was told of; with its blanks it can be none of them.
 UNFIT = "JSON that Airflow cannot carry"
+UNREADABLE = "JSON that cannot be read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,9 @@ def fetch_run(workflow_run_id: str) -> Flow[WorkflowRun]:
     :raises AnonError: there is no such run, or no answer.
     """
     policy, state = WaitPolicy(outage_tolerance=FIRST_POLL_PATIENCE), WaitState(workflow_run_id)
-    polled = judge(policy, state, (yield from _insist(policy, state, (yield from _ask(workflow_run_id)))))
+    polled = judge(
+        policy, state, (yield from _insist(policy, state, (yield from _ask(workflow_run_id, None, state))))
+    )
     if polled.run is None:  # pragma: no cover  for the type checker
         raise AssertionError("a first poll either sees the run or raises")
     if warnings := tuple(line for line in polled.lines if line.level == "warning"):
@@ -113,7 +117,7 @@ def poll(
     :param is_last: whether patience was spent elsewhere: the log is not told that there is any left.
     :raises AnonError: the wait cannot go on.
     """
-    answer = yield from _ask(state.workflow_run_id, known)
+    answer = yield from _ask(state.workflow_run_id, known, state)
     if state.seen_at is None:
         answer = yield from _insist(policy, state, answer)
     polled = judge(policy, state, answer)
@@ -125,19 +129,33 @@ def poll(
     return polled
 
 
-def _ask(workflow_run_id: str, known: CachedRun | None = None) -> Flow[Answer]:
+def _ask(
+    workflow_run_id: str, known: CachedRun | None = None, state: WaitState | None = None
+) -> Flow[Answer]:
     """
-    Ask for a run; a credential that is refused may be an old one, from before it was rotated.
+    Ask for a run, and once more where the answer may be the fault of something else.
 
-    With a new one it is asked again, which counts as sent when the first request was.
+    A credential that is refused may be an old one, from before it was rotated; a rejection, or an answer about another
+    run, may be that of a connection that is out of step. The second request counts as sent when the first was.
+
+    :param state: of a poll that has just begun.
     """
-    request = Request(path_of(workflow_run_id))
+    request = Request(path_of(workflow_run_id), workflow_run_id)
     answer = interpret((yield request), workflow_run_id, known)
+    sent_at = answer.reply.sent_at
     if ROWS[answer.kind].reloads and (yield ReloadConnection()):
-        sent_at = answer.reply.sent_at
         answer = interpret((yield request), workflow_run_id)
-        answer = replace(answer, reply=replace(answer.reply, sent_at=sent_at))
-    return answer
+    elif state is not None and _is_doubtful(answer, state):
+        answer = interpret((yield replace(request, fresh=True)), workflow_run_id, known)
+    else:
+        return answer
+    return replace(answer, reply=replace(answer.reply, sent_at=sent_at))
+
+
+def _is_doubtful(answer: Answer, state: WaitState) -> bool:
+    if answer.is_misplaced:
+        return not state.consecutive_failures
+    return state.seen_at is not None and ROWS[answer.kind].confirms
 
 
 def _insist(policy: WaitPolicy, state: WaitState, answer: Answer) -> Flow[Answer]:
@@ -188,6 +206,8 @@ def _judge_run(policy: WaitPolicy, state: WaitState, answer: Answer, run: Workfl
     lines, asks_for_input = state.saw(run, answer.at, _unchanged_for(run, answer))
     if answer.unfit and state.warns_of(UNFIT):
         lines.append(unfit(answer.unfit))
+    if (fields := run.unreadable) and state.warns_of(UNREADABLE):
+        lines.append(unreadable(fields))
     limit = limit_of(policy, state.awaiting_since)
     if run.is_over:
         outcome = Outcome.OVER
@@ -247,4 +267,6 @@ def _patience_ends(policy: WaitPolicy, state: WaitState) -> float:
 def _unchanged_for(run: WorkflowRun, answer: Answer) -> float | None:
     """Return for how long the run has been as it is, by the API's clock alone: ours may be off."""
     api_time = answer.api_time if run.awaits_user_input else None
-    return None if api_time is None else max(api_time - run.updated_at.timestamp(), 0.0)
+    if api_time is None or run.updated_at is None:
+        return None
+    return max(api_time - run.updated_at.timestamp(), 0.0)

@@ -31,7 +31,7 @@ def anon_taskflow() -> None:
         return run.to_payload()
 
     @task
-    def wait(workflow_run_id: str) -> float:
+    def wait(workflow_run_id: str) -> float | None:
         """Block until the run is over; one that failed raises, and fails this task."""
         with AnonHook("anon_default") as hook:
             run = hook.wait_for_workflow_run(workflow_run_id, poke_interval=2, timeout=600)

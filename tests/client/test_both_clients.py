@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -210,6 +211,7 @@ def test_every_spelling_of_a_host_gives_the_same_request(
         ("Accept", "application/json"),
         ("Accept-Encoding", "identity"),
         ("Authorization", f"Bearer {TOKEN}"),
+        ("Cache-Control", "no-cache"),
         ("Host", "worker.anon.com"),
         ("User-Agent", USER_AGENT),
     ]
@@ -345,25 +347,25 @@ def test_the_body_of_a_redirect_is_not_trusted_either(ask):
 
 
 def test_what_came_back_is_handed_on_whole(ask):
-    packed = gzip.compress(b"{}")
-    with Server(
-        answer("503 Busy", packed, "Retry-After: 7", "content-encoding: gzip", "Date: a", "X-A: 1")
-    ) as server:
+    with Server(answer("503 Busy", b"x", "Retry-After: 7", "Date: a", "X-A: 1")) as server:
         begun = time.time()
         (reply,) = ask(endpoint_of(server.url))
 
-    assert (reply.status, reply.body, reply.conn_id) == (503, packed, "anon_default")
+    assert (reply.status, reply.body, reply.conn_id) == (503, b"x", "anon_default")
     assert (reply.headers.get("retry-after"), reply.headers.get("DATE")) == ("7", "a")
     assert begun <= reply.sent_at <= reply.at <= time.time()
 
 
-@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified", "404", "599 What", "200 OK"])
-def test_an_answer_without_a_body_is_an_answer(ask, status):
+@pytest.mark.parametrize(
+    ("status", "connections"),
+    [("204 No Content", 1), ("304 Not Modified", 2), ("404", 2), ("599 What", 2), ("200 OK", 1)],
+)
+def test_an_answer_without_a_body_is_an_answer(ask, status, connections):
     with Server(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()) as server:
         replies = ask(endpoint_of(server.url), times=2)
 
     assert [(reply.status, reply.body) for reply in replies] == [(int(status[:3]), b"")] * 2
-    assert server.connections == 1
+    assert server.connections == connections
 
 
 @pytest.mark.parametrize(
@@ -398,6 +400,79 @@ def test_a_chunked_body_is_put_together(ask):
 
     assert [reply.body for reply in replies] == [b"{}", b"{}"]
     assert server.connections == 1
+
+
+# Bodies that are packed, though that was not asked for
+
+BODY = b'{"id": "3f0c7a52", "status": "PENDING"}' * 20
+RAW = zlib.compressobj(wbits=-15)
+RAW_DEFLATE = RAW.compress(BODY) + RAW.flush()
+PACKED = {
+    "gzip": gzip.compress(BODY),
+    "x-gzip": gzip.compress(BODY),
+    " GZip": gzip.compress(BODY),
+    "deflate": zlib.compress(BODY),
+    "Deflate": RAW_DEFLATE,
+    "identity": BODY,
+    "": BODY,
+}
+
+
+@pytest.mark.parametrize("coding", PACKED)
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_packed_body_is_read(ask, coding, chunked):
+    packed = PACKED[coding]
+    if chunked:
+        framing, packed = "Transfer-Encoding: chunked", b"%x\r\n%b\r\n0\r\n\r\n" % (len(packed), packed)
+    else:
+        framing = f"Content-Length: {len(packed)}"
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {coding}\r\n{framing}\r\n\r\n".encode()
+    with Server(head + packed) as server:
+        replies = ask(endpoint_of(server.url), times=2)
+
+    assert [reply.body for reply in replies] == [BODY] * 2
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("gzip", PACKED["gzip"][:-9]),
+        ("gzip", PACKED["gzip"] + b"x"),
+        ("gzip", BODY),
+        ("gzip", b""),
+        ("deflate", zlib.compress(BODY)[:-3]),
+        ("deflate", RAW_DEFLATE[:-3]),
+        ("deflate", BODY),
+        ("br", b"\x0b\x02\x80{}\x03"),
+    ],
+    ids=["cut", "too much", "plain", "empty", "deflate, cut", "raw, cut", "deflate, plain", "another coding"],
+)
+def test_what_cannot_be_unpacked_is_handed_on_as_it_came(ask, coding, body):
+    with Server(answer("200 OK", body, f"Content-Encoding: {coding}")) as server:
+        (reply,) = ask(endpoint_of(server.url))
+
+    assert reply.body == body
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)], ids=["gzip", "deflate"]
+)
+def test_an_unpacked_body_has_the_same_greatest_length(ask, name, pack):
+    coding = f"Content-Encoding: {name}"
+    fits, bomb = pack(b" " * LONGEST_BODY), pack(b" " * 100 * LONGEST_BODY)
+    with Server(answer("200 OK", fits, coding), answer("200 OK", bomb, coding)) as server:
+        replies = ask(endpoint_of(server.url), times=2)
+
+    assert len(replies[0].body) == LONGEST_BODY
+    assert replies[1].reason == f"an answer of more than {LONGEST_BODY} bytes"
+
+
+def test_an_error_that_is_packed_is_quoted(ask):
+    with Server(answer("400 Bad", gzip.compress(b"no such tenant"), "Content-Encoding: gzip")) as server:
+        (reply,) = ask(endpoint_of(server.url))
+
+    assert "no such tenant" in reply.excerpt
 
 
 # Bodies that are too long
@@ -860,6 +935,7 @@ def test_a_plain_request_goes_through_the_proxy(ask, variable, monkeypatch):
         ("Accept", "application/json"),
         ("Accept-Encoding", "identity"),
         ("Authorization", f"Bearer {TOKEN}"),
+        ("Cache-Control", "no-cache"),
         ("Host", "worker.anon.com:8080"),
         ("Proxy-Authorization", f"Basic {credential}"),
         ("User-Agent", USER_AGENT),
@@ -901,6 +977,7 @@ def test_both_ask_for_a_tunnel_alike(authority, ca_file):
     assert dict(asked["requests"]) == {
         "Accept": "application/json",
         "Accept-Encoding": "identity",
+        "Cache-Control": "no-cache",
         "Proxy-Authorization": f"Basic {credential}",
         "User-Agent": USER_AGENT,
     }
@@ -1184,7 +1261,7 @@ def test_a_client_that_is_closed_has_closed_its_connection(ask):
     gc.disable()
     try:
         with Server(reset, answer_and_watch) as server:
-            ask(endpoint_of(server.url))
+            ask(endpoint_of(server.url), times=2)
 
             assert ended.wait(BOUND)
     finally:

@@ -178,7 +178,7 @@ def test_login_and_password_are_basic():
 
 @pytest.mark.parametrize("fields", [{}, {"password": ""}, {"password": "  "}, {"login": "jo"}], ids=repr)
 def test_without_a_password_no_credential_is_sent(fields):
-    assert endpoint(**fields).headers.keys() == {"User-Agent", "Accept", "Accept-Encoding"}
+    assert endpoint(**fields).headers.keys() == {"User-Agent", "Accept", "Accept-Encoding", "Cache-Control"}
 
 
 @pytest.mark.parametrize("password", [f" {SECRET}", f"{SECRET}\n", f"\t{SECRET} "], ids=repr)
@@ -240,6 +240,7 @@ def test_an_empty_connection_has_the_documented_defaults():
             "User-Agent": f"airflow-provider-anon/{__version__}",
             "Accept": "application/json",
             "Accept-Encoding": "identity",
+            "Cache-Control": "no-cache",
         },
         timeout=30.0,
         verify=True,
@@ -351,6 +352,7 @@ def test_a_header_is_sent_once_however_its_name_is_written():
         "user-agent": "me",
         "Accept": "application/json",
         "Accept-Encoding": "identity",
+        "Cache-Control": "no-cache",
         "Authorization": f"Bearer {SECRET}",
     }
 

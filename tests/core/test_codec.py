@@ -544,7 +544,7 @@ NO_EVENTS = {
     "outcome is a list": {**DONE, "outcome": []},
     "runs are a text": {**DONE, "runs": "COMPLETED"},
     "run is a text": with_runs("COMPLETED"),
-    "run lacks a field": with_runs({"id": RUN_ID, "status": "COMPLETED"}),
+    "run lacks a field": with_runs({"id": RUN_ID, "workflowId": RUN_ID}),
     "no state": {**DONE, "state": None},
     "time is none": {**DONE, "at": None},
     "error without one": {**DONE, "outcome": "error"},

@@ -66,12 +66,11 @@ DISTURBANCES = {
     "200, empty": response(200, b""),
     "200, a web page": response(200, b"<html></html>"),
     "200, no UTF-8": response(200, b'"\xff"'),
-    "200, NaN": response(200, json.dumps(payload(currentStateName=float("nan"))).encode()),
+    "200, NaN": response(200, json.dumps(payload(status=float("nan"))).encode()),
     "200, nested without end": response(200, DEEP),
     "200, null": response(200, b"null"),
     "200, a list": response(200, json.dumps([payload()]).encode()),
     "200, no status": response(200, {**payload(), "status": None}),
-    "200, another run": response(200, payload("COMPLETED", id=OTHER_ID)),
     "204": response(204),
     "101": response(101),
 }
@@ -95,7 +94,7 @@ def date_in(form: str, seconds: float) -> str:
 
 
 def texts(played) -> list[str]:
-    return [line.text for line in played.told]
+    return [line.text for line in played.logged]
 
 
 # The table of outcomes, row by row.
@@ -154,8 +153,10 @@ def test_contact_is_lost_when_a_disturbance_outlasts_the_tolerance(disturbance):
 
 
 @pytest.mark.parametrize("status", REJECTIONS)
-@pytest.mark.parametrize("state", [WaitState(RUN_ID), seen()], ids=["first poll", "later poll"])
-def test_a_rejection_ends_the_wait_at_once_and_names_status_and_target(status, state):
+@pytest.mark.parametrize(
+    ("state", "requests"), [(WaitState(RUN_ID), 1), (seen(), 2)], ids=["first poll", "later poll"]
+)
+def test_a_rejection_ends_the_wait_at_once_and_names_status_and_target(status, state, requests):
     played = play(wait_for_run(policy(), deepcopy(state)), status)
 
     assert type(played.error) is AnonRejectedError
@@ -164,7 +165,50 @@ def test_a_rejection_ends_the_wait_at_once_and_names_status_and_target(status, s
     assert "anon_test" in str(played.error)
     assert (played.error.status_code, played.error.retryable) == (status, False)
     assert played.error.workflow_run_id == RUN_ID
-    assert played.count(Request) == 1
+    assert (played.count(Request), played.sleeps) == (requests, [])
+
+
+@pytest.mark.parametrize("status", [404, *REJECTIONS])
+def test_a_rejection_of_a_run_that_was_seen_is_confirmed_over_a_new_connection(status):
+    state = seen(at=NOW - 60)
+    played = play(poll(policy(), state), status, payload("IN_PROGRESS"))
+
+    assert played.result.run.status == "IN_PROGRESS"
+    assert [step.fresh for step in played.steps if isinstance(step, Request)] == [False, True]
+    assert (state.polls, state.consecutive_failures) == (2, 0)
+
+
+def test_a_rejection_that_nobody_confirms_counts_as_one_poll_without_an_answer():
+    state = seen(at=NOW - 60)
+    played = play(poll(policy(), state), 404, no_response())
+
+    assert played.result.outcome is Outcome.WAITING
+    assert (state.polls, state.consecutive_failures) == (2, 1)
+
+
+@pytest.mark.parametrize("state", [WaitState(RUN_ID), seen(at=NOW - 60)], ids=["first poll", "later poll"])
+def test_an_answer_about_another_run_is_asked_again_at_once_over_a_new_connection(state):
+    played = play(
+        wait_for_run(policy(), deepcopy(state)),
+        response(200, payload("FAILED", id=OTHER_ID)),
+        payload("COMPLETED"),
+    )
+
+    assert played.result.run.succeeded
+    assert [step.fresh for step in played.steps if isinstance(step, Request)] == [False, True]
+    assert played.sleeps == []
+
+
+@pytest.mark.parametrize(("state", "lost_after"), [(WaitState(RUN_ID), 60), (seen(at=NOW), 300)])
+def test_an_api_that_answers_about_another_run_is_no_answer_and_asked_twice_but_once(state, lost_after):
+    played = play(
+        wait_for_run(policy(outage_tolerance=300), deepcopy(state)),
+        response(200, payload("COMPLETED", id=OTHER_ID)),
+    )
+
+    assert isinstance(played.error, AnonUnavailableError)
+    assert played.now == NOW + lost_after
+    assert sum(step.fresh for step in played.steps if isinstance(step, Request)) == 1
 
 
 @pytest.mark.parametrize(
@@ -271,7 +315,7 @@ def test_a_run_that_disappears_fails_at_once_and_says_when_it_was_seen():
     assert "gone, or hidden" in str(played.error)
     assert "PENDING at 2023-11-14T22:13:20" in str(played.error)
     assert played.error.last_status == "PENDING"
-    assert played.count(Request) == 1
+    assert (played.count(Request), played.sleeps) == (2, [])
 
 
 # The request and the id.
@@ -280,7 +324,7 @@ def test_a_run_that_disappears_fails_at_once_and_says_when_it_was_seen():
 def test_the_request_asks_for_the_run_of_the_policy():
     played = play(poll(policy(), WaitState(RUN_ID)), payload())
 
-    assert played.steps[0] == Request(f"/api/v2/workflow-runs/{RUN_ID}")
+    assert played.steps[0] == Request(f"/api/v2/workflow-runs/{RUN_ID}", about=RUN_ID)
 
 
 @pytest.mark.parametrize(("asked", "answered"), [(RUN_ID.upper(), RUN_ID), (RUN_ID, RUN_ID.upper())])
@@ -321,7 +365,7 @@ def test_text_that_airflow_cannot_carry_is_handed_on_with_one_warning():
     played = play(wait_for_run(policy(), WaitState(RUN_ID)), *polls)
 
     assert played.result.run.current_state_name == "done \ufffd"
-    warnings = [line.text for line in played.told if line.level == "warning"]
+    warnings = [line.text for line in played.logged if line.level == "warning"]
     assert len(warnings) == 1
     assert "'currentStateName'" in warnings[0]
 
@@ -335,12 +379,73 @@ def test_a_status_is_judged_as_it_came(status):
     assert run.status == status[:-1] + "\ufffd"
 
 
-@pytest.mark.parametrize("field", ["id", "status", "createdAt"])
+@pytest.mark.parametrize("field", ["id", "status"])
 def test_a_field_whose_number_becomes_text_is_still_no_text(field):
     body = json.dumps(payload("COMPLETED") | {field: 7}).replace("7,", "1e400,").encode()
 
     with pytest.raises(AnonProtocolError, match=f"its field '{field}'"):
         read_run(body, RUN_ID)
+
+
+UNREADABLE = {
+    "createdAt": "yesterday",
+    "updatedAt": 7,
+    "createdByUserId": ["x" * 1000],
+    "jobRunId": {"id": 1},
+    "workflowId": "two words",
+}
+
+
+@pytest.mark.parametrize("status", ["COMPLETED", "FAILED"])
+def test_what_decides_nothing_ends_no_wait_and_is_warned_of_once(status):
+    played = play(
+        wait_for_run(policy(), WaitState(RUN_ID)),
+        payload("PENDING", **UNREADABLE),
+        payload("IN_PROGRESS", **UNREADABLE),
+        payload(status, **UNREADABLE),
+    )
+
+    (warning,) = [line.text for line in played.logged if line.level == "warning"]
+    assert played.result.run.to_payload() == payload(status, **UNREADABLE)
+    assert played.result.run.succeeded is (status == "COMPLETED")
+    for name, value in UNREADABLE.items():
+        assert f"{name!r} is {repr(value)[:100]}" in warning
+    assert len(warning) < 1000
+    assert "None" not in "".join(texts(played))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"createdAt": "2026-03-01T10:00:00+00:00"},
+        {"createdByUserId": None},
+        {"jobRunId": "job-17"},
+        {"workflowId": "wf_1"},
+    ],
+)
+def test_what_can_be_read_is_not_warned_of(fields):
+    played = play(wait_for_run(policy(), WaitState(RUN_ID)), payload("PENDING"), payload("COMPLETED", **fields))
+
+    assert played.result.run.succeeded
+    assert [line for line in played.logged if line.level == "warning"] == []
+
+
+def test_a_run_without_times_waits_for_user_input_from_when_that_was_seen():
+    played = play(
+        wait_for_run(policy(user_input_timeout=100), seen("IN_PROGRESS")),
+        response(
+            200, payload("AWAITING_USER_INPUT", updatedAt=None), headers={"Date": http_date(NOW + 10_000)}
+        ),
+    )
+
+    assert played.result.outcome is Outcome.USER_INPUT_TIMEOUT
+    assert played.now == NOW + 100
+
+
+def test_how_long_a_run_took_may_be_unknown():
+    run = WorkflowRun.from_payload(payload("COMPLETED", createdAt=None))
+
+    assert "an unknown time after its creation" in ending(seen(), run).text
 
 
 def test_the_same_key_twice_is_no_run():
@@ -469,15 +574,15 @@ def test_the_first_poll_after_a_deadline_is_still_taken():
 def test_the_log_says_what_the_first_poll_ran_into():
     played = play(fetch_run(RUN_ID), 503, payload())
 
-    assert played.told[0].level == "warning"
-    assert [line.text for line in played.told] == [
+    assert played.logged[0].level == "warning"
+    assert [line.text for line in played.logged] == [
         f"No run yet: 503 Service Unavailable. Asking again for 1 min. Asked: {TARGET}"
     ]
 
 
 def test_the_log_does_not_say_that_a_fetch_waits_but_warns_of_an_unknown_status():
-    assert play(fetch_run(RUN_ID), payload()).told == []
-    assert [line.level for line in play(fetch_run(RUN_ID), payload("PAUSED")).told] == ["warning"]
+    assert play(fetch_run(RUN_ID), payload()).logged == []
+    assert [line.level for line in play(fetch_run(RUN_ID), payload("PAUSED")).logged] == ["warning"]
 
 
 # The pauses between polls.
@@ -1006,7 +1111,7 @@ def test_an_unknown_status_is_waited_out_with_one_warning_for_each():
 
     played = play(wait_for_run(policy(), WaitState(RUN_ID)), *map(payload, story), payload("COMPLETED"))
 
-    warnings = [line.text for line in played.told if line.level == "warning"]
+    warnings = [line.text for line in played.logged if line.level == "warning"]
     assert played.result.run.succeeded
     assert len(warnings) == 2
     assert "'QUEUED'" in warnings[0]
@@ -1041,7 +1146,7 @@ def test_a_wait_is_logged_once_at_its_beginning():
         f"Waiting for workflow run {RUN_ID} of workflow {WORKFLOW_ID}, for at most 3 min 20 s, "
         "with a poll every 1 min. It is PENDING."
     )
-    assert [(line.level, line.text) for line in played.told] == [("info", line)]
+    assert [(line.level, line.text) for line in played.logged] == [("info", line)]
 
 
 def test_a_wait_without_a_deadline_names_none():
@@ -1093,7 +1198,7 @@ def test_a_thousand_polls_of_one_status_are_a_handful_of_lines(status, poke_inte
     played = play(wait_for_run(waiting, WaitState(RUN_ID)), payload(status))
 
     assert played.count(Request) == 1001
-    assert 1 < len(played.told) <= most
+    assert 1 < len(played.logged) <= most
 
 
 def test_a_reminder_says_what_is_waited_for_and_how_long_is_left():
@@ -1112,7 +1217,7 @@ def test_a_reminder_says_what_is_waited_for_and_how_long_is_left():
 def test_a_reminder_comes_five_minutes_after_the_last_line_and_not_before(since):
     played = play(poll(policy(), seen()), payload(), at=NOW + since)
 
-    assert (played.told != []) is (since >= 300)
+    assert (played.logged != []) is (since >= 300)
 
 
 def test_an_outage_is_logged_when_it_begins_then_once_a_minute_and_when_it_ends():
@@ -1120,7 +1225,7 @@ def test_an_outage_is_logged_when_it_begins_then_once_a_minute_and_when_it_ends(
 
     played = play(wait_for_run(waiting, seen()), *[503] * 6, payload(), payload("COMPLETED"), at=NOW + 60)
 
-    began, *reminders, ended, _ = played.told
+    began, *reminders, ended, _ = played.logged
     lines = texts(played)
     assert {began.level, *(line.level for line in reminders)} == {"warning"}
     assert lines[0] == (
@@ -1138,7 +1243,7 @@ def test_an_outage_is_logged_when_it_begins_then_once_a_minute_and_when_it_ends(
 def test_a_last_poll_without_an_answer_promises_no_other():
     played = play(poll(policy(), seen(), is_last=True), 503)
 
-    assert [line.text for line in played.told] == [
+    assert [line.text for line in played.logged] == [
         f"No answer: 503 Service Unavailable. The run itself may be well. Asked: {TARGET}"
     ]
 
