@@ -120,7 +120,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Let coverage, which halves the speed, look away where it would see nothing that other tests do not show."""
-    coverage = Coverage.current() if item.get_closest_marker("unmeasured") else None
+    is_unmeasured = item.get_closest_marker("unmeasured") and not item.get_closest_marker("measured")
+    coverage = Coverage.current() if is_unmeasured else None
     if coverage is not None:
         coverage.stop()
     try:

@@ -78,6 +78,7 @@ def wait(sensor, mode, clock, capsys):
     return wait
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize(
     ("before", "status"), [("already over", "COMPLETED"), ("over later", NO_ACTION)], indirect=["before"]
 )
@@ -237,6 +238,7 @@ def test_the_link_is_kept_though_the_first_poll_sees_no_run(wait, simulator, fau
     assert [link.url for link in story.links] == [f"{simulator.url}/api/v2/workflow-runs/{run_id}"]
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("sensor", ["one"], indirect=True)
 def test_a_link_that_cannot_be_kept_is_logged_and_changes_nothing(wait, mode, simulator, monkeypatch):
     def refuse(*_):
@@ -373,6 +375,7 @@ def after_each_sleep(clock, change):
         yield
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("away_for", [0, 150], ids=["at once", "after a while"])
 def test_a_rotated_token_is_read_as_soon_as_the_connection_can_be(
     wait, simulator, monkeypatch, clock, away_for
@@ -526,6 +529,7 @@ def test_never_fail_skips(wait, simulator):
     assert story.state == "skipped"
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("wrong", ["ended unknown", "gone", "no id"])
 def test_never_fail_skips_though_silent_fail_passed_over_what_went_wrong(wait, simulator, wrong):
     run_id = {

@@ -7,6 +7,7 @@ import math
 import traceback
 from itertools import cycle
 
+import pytest
 from hypothesis import assume, example, given, strategies as st
 from samples import NOW, RUN_ID, http_date, no_response, payload, play, response
 
@@ -27,6 +28,7 @@ from airflow_anon.core.state import WaitState
 from airflow_anon.exceptions import AnonConfigurationError, AnonError
 from airflow_anon.runs import WorkflowRun
 
+pytestmark = pytest.mark.unmeasured
 SECRET = "s3cr3t-t0k3n"
 SUCCESSES = ("COMPLETED", "COMPLETED_WITH_NO_ACTION_TAKEN")
 UNDER_WAY = ("PENDING", "IN_PROGRESS", "AWAITING_USER_INPUT", "QUEUED")
