@@ -154,6 +154,7 @@ def test_an_unknown_end_never_passes(wait, simulator):
     assert "CANCELLED" in str(story.error)
 
 
+@pytest.mark.measured
 def test_a_wait_times_out_after_a_last_poll(wait, polls_again, simulator, clock):
     run_id = simulator.create_run("IN_PROGRESS (post_invoice) 24h, COMPLETED")
 
@@ -395,6 +396,7 @@ def test_a_rotated_token_is_read_as_soon_as_the_connection_can_be(
     assert story.state == "success", story.error
 
 
+@pytest.mark.measured
 def test_a_connection_that_comes_to_make_no_sense_ends_the_wait(wait, simulator, monkeypatch, clock):
     run_id = simulator.create_run("IN_PROGRESS 200s, COMPLETED")
 
