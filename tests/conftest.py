@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +40,11 @@ WITH_AIRFLOW = (
     "tests/test_dags.py",
     "tests/test_docs.py",
     "tests/test_links.py",
-    "tests/test_secrets.py::test_the_api_server_tells_no_secret_of_a_task",
+    "tests/test_secrets.py::test_the_api_server_shows_no_secret_of_a_task_but_its_link",
     "tests/test_troubleshooting.py",
 )
+# So many usual tests does one that takes long count for.
+LONG = 100
 CLOCKS = time.time, time.monotonic, time.sleep
 HOME = Path(tempfile.mkdtemp(prefix="airflow-anon-tests-"))
 
@@ -98,15 +101,18 @@ class Scheduling(LoadScopeScheduling):
         return AIRFLOW if nodeid.startswith(WITH_AIRFLOW) else nodeid.partition("::")[0]
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     Begin with what takes longest, which leaves no worker alone with it at the end.
 
     One file comes between the two that need a migrated database, so that neither waits for the other's.
     """
-    size = Counter(item.path for item in items)
-    others = Counter(item.path for item in items if not item.nodeid.startswith((REAL, *WITH_AIRFLOW)))
-    largest = max(others, key=others.__getitem__, default=None)
+    size = Counter()
+    for item in items:
+        size[item.path] += LONG if takes_long(item) else 1
+    others = {item.path for item in items if not item.nodeid.startswith((REAL, *WITH_AIRFLOW))}
+    largest = max(others, key=size.__getitem__, default=None)
 
     def rank(item: pytest.Item) -> tuple[int, int]:
         if item.nodeid.startswith(REAL):
@@ -117,11 +123,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
+def takes_long(item: pytest.Item) -> bool:
+    """Say whether a test is as many in one, or says itself that it takes its time."""
+    return any(item.get_closest_marker(name) for name in ("hypothesis", "timeout"))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Let coverage, which halves the speed, look away where it would see nothing that other tests do not show."""
-    coverage = Coverage.current() if item.get_closest_marker("unmeasured") else None
+    is_unmeasured = item.get_closest_marker("unmeasured") and not item.get_closest_marker("measured")
+    coverage = Coverage.current() if is_unmeasured else None
     if coverage is not None:
+        import_module(
+            "airflow_anon.task.many"
+        )  # which is imported when it is needed, and is to be seen even so
         coverage.stop()
     try:
         return (yield)

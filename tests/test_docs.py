@@ -170,13 +170,13 @@ def run_json(snippet, request):
 RUNNERS = {"python": run_python, "sh": run_shell, "json": run_json}
 
 
+# What stands in two places is run once.
+RUN = {it.code: it for it in reversed(SNIPPETS) if it.language in RUNNERS and "not run" not in it.notes}
+
+
 @pytest.mark.unmeasured
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    "snippet",
-    [it for it in SNIPPETS if it.language in RUNNERS and "not run" not in it.notes],
-    ids=str,
-)
+@pytest.mark.parametrize("snippet", reversed(RUN.values()), ids=str)
 def test_the_snippet_works(snippet, request):
     if "needs" in snippet.notes:
         pytest.importorskip(snippet.notes["needs"])
@@ -260,7 +260,7 @@ def test_spellings_of_a_host_are_the_same(row):
 
 
 @pytest.mark.parametrize("row", rows_below("connection.md", "| `login` | `password` |"), ids=str)
-def test_the_credential_is_sent_as_told(row):
+def test_the_credential_is_sent_as_documented(row):
     login, password, extra, sent = (cell.strip("`") for cell in row)
     name, _, value = sent.partition(": ")
     headers = Endpoint.from_connection("blue", login=login, password=password, extra=f"{{{extra}}}").headers
@@ -285,9 +285,9 @@ def test_the_figures_of_a_triggerer_are_those_that_were_measured():
         float(re.search(rf"^\| 10,000 waits every 60 s, {what} \| ([\d.]+)", results, re.MULTILINE)[1])
         for what in ("share of a core", "memory")
     )
-    told = f"10,000 that poll once a minute take {share:.1f} % of a core and {memory:.0f} MB"
+    documented = f"10,000 that poll once a minute take {share:.1f} % of a core and {memory:.0f} MB"
 
-    assert told in ROOT.joinpath("docs/deployment.md").read_text(encoding="utf-8")
+    assert documented in ROOT.joinpath("docs/deployment.md").read_text(encoding="utf-8")
 
 
 def test_each_deviation_of_a_version_names_tests_that_there_are():
@@ -331,9 +331,9 @@ def test_each_command_is_known_to_readers_or_contributors():
     commands = re.findall(
         r"^([\w-]+):.*##", ROOT.joinpath("Makefile").read_text(encoding="utf-8"), re.MULTILINE
     )
-    told = set(
+    named = set(
         re.findall(r"make ([\w-]+)", ROOT.joinpath("README.md").read_text(encoding="utf-8") + CONTRIBUTING)
     )
 
     assert commands
-    assert [name for name in commands if name not in told] == []
+    assert [name for name in commands if name not in named] == []

@@ -21,7 +21,7 @@ from aiohttp import web_response
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_3_PLUS
 from carry_out import MODES, carry_out, moving_time
-from hypothesis import event, given, settings, strategies as st
+from hypothesis import event, given, note, settings, strategies as st
 
 from airflow_anon.client import shared_client
 from airflow_anon.core.answers import LONGEST_RETRY_AFTER
@@ -188,8 +188,8 @@ def is_kept(mode):
     return AIRFLOW_V_3_3_PLUS and mode != "reschedule, nothing kept"
 
 
-def told(case, mode):
-    """Carry a case out in one mode, and a second time as a retry; tell all that is to be judged."""
+def carried_through(case, mode):
+    """Carry a case out in one mode, and a second time as a retry; return all that is to be judged."""
     with an_api(case) as simulator, moving_time(simulator) as clock:
         run_id = simulator.create_run(case.script)
         if case.faults:
@@ -248,7 +248,7 @@ def nothing_left_open():
 @pytest.fixture(scope="module", autouse=True)
 def _settled_airflow(cheap_collections):
     """Let Airflow open what it keeps open."""
-    told(Case("IN_PROGRESS 10s, COMPLETED", [], {"poke_interval": 5}), "deferred")
+    carried_through(Case("IN_PROGRESS 10s, COMPLETED", [], {"poke_interval": 5}), "deferred")
 
 
 # What holds
@@ -332,48 +332,23 @@ def most_requests(case, facts):
 
 def in_mode(mode, case):
     with nothing_left_open():
-        facts = told(case, mode)
+        facts = carried_through(case, mode)
     check(case, mode, facts)
     return facts
 
 
-# Each case is a whole task, or several.
-fewer = settings(max_examples=settings().max_examples // 4)
-
-
+# Each case is a whole task in each mode, and its retry.
 @pytest.mark.timeout(0)
-@pytest.mark.parametrize("mode", ALL_MODES)
-@fewer
+@settings(max_examples=settings().max_examples // 3)
 @given(case=cases)
-def test_a_wait_keeps_its_promises(mode, case):
-    facts = in_mode(mode, case)
-
-    event(facts.story.state)
-    event(type(facts.story.error).__name__)
-
-
-SLOW = ["hang", "drip 0.2s", "drip-headers 0.2s", "slow 5s"]
-
-
-@pytest.mark.parametrize("mode", ALL_MODES)
-@pytest.mark.parametrize("fault", SLOW)
-def test_an_answer_that_does_not_come_is_given_up(mode, fault):
-    """These take as long as they take, so there is one of each: in a first poll, and in a later one."""
-    script = "IN_PROGRESS 100s, COMPLETED"
-    drawn = {"poke_interval": 61, "timeout": 600, "soft_fail": False, "skip_on_no_action": False}
-    drawn |= {"exponential_backoff": False, "max_wait": None}
-
-    for faults_first in ([fault], [GOOD, fault]):
-        facts = in_mode(mode, Case(script, faults_first, drawn, patience=0.3))
-
-        assert facts.story.state == "success", facts.story.error
-
-
-@pytest.mark.timeout(0)
-@fewer
-@given(case=cases)
-def test_the_modes_agree(case):
-    ends = {mode: end_of(told(case, mode).story) for mode in ALL_MODES}
+def test_a_wait_keeps_its_promises_and_the_modes_agree(case):
+    ends = {}
+    for mode in ALL_MODES:
+        note(mode)
+        story = in_mode(mode, case).story
+        ends[mode] = end_of(story)
+        event(story.state)
+        event(type(story.error).__name__)
 
     state, kind, _ = ends["poke"]
     skipped_at_timeout = state == "skipped" and case.options["soft_fail"] and "FAILED" not in case.script
@@ -389,3 +364,17 @@ def end_of(story):
     is_timeout = isinstance(story.error, AirflowSensorTimeout)
     kind = "timeout" if is_timeout else "" if story.state == "skipped" else type(story.error).__name__
     return story.state, kind, (story.xcom or {}).get("status")
+
+
+SLOW = ["hang", "drip 0.2s", "drip-headers 0.2s", "slow 5s"]
+
+
+@pytest.mark.parametrize("mode", ALL_MODES)
+def test_an_answer_that_does_not_come_is_given_up(mode):
+    """These take as long as they take, so there is one of each: all in a first poll, and again in later ones."""
+    drawn = {"poke_interval": 61, "timeout": 1200, "soft_fail": False, "skip_on_no_action": False}
+    drawn |= {"exponential_backoff": False, "max_wait": None}
+
+    facts = in_mode(mode, Case("IN_PROGRESS 300s, COMPLETED", [*SLOW, GOOD, *SLOW], drawn, patience=0.2))
+
+    assert facts.story.state == "success", facts.story.error

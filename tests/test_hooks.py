@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import logging
-import socket
-import ssl
 import threading
 import traceback
 
 import pytest
-import trustme
 from airflow.providers.common.compat.sdk import BaseHook, Connection
 from server import Server, answer, never, reset, then_close
 
@@ -21,7 +17,6 @@ from airflow_anon.core import policy, polling
 from airflow_anon.exceptions import (
     AnonAuthenticationError,
     AnonConfigurationError,
-    AnonError,
     AnonInvalidIdError,
     AnonNotFoundError,
     AnonRejectedError,
@@ -199,21 +194,19 @@ def test_a_setting_that_makes_no_sense_is_named_before_any_request(world, stored
     assert (caught.value.conn_id, caught.value.field) == ("anon_default", field)
     assert not caught.value.retryable
     assert not caught.value.is_unread
-    told = str(caught.value).removeprefix("Connection 'anon_default': ")
-    assert AnonHook().test_connection() == (False, told)
+    advice = str(caught.value).removeprefix("Connection 'anon_default': ")
+    assert AnonHook().test_connection() == (False, advice)
 
 
 def test_a_missing_connection_is_said_to_be_missing(world):
     with pytest.raises(AnonConfigurationError) as caught:
         world.get(AnonHook("nowhere"))
 
-    assert str(caught.value) == (
-        "Connection 'nowhere': There is no such connection. Create it with type 'anon', or correct anon_conn_id."
-    )
+    advice = "There is no such connection. Create it with type 'anon', or correct anon_conn_id."
+    assert str(caught.value) == f"Connection 'nowhere': {advice}"
     assert (caught.value.conn_id, caught.value.retryable) == ("nowhere", False)
     assert caught.value.is_unread
-    told = "There is no such connection. Create it with type 'anon', or correct anon_conn_id."
-    assert AnonHook("nowhere").test_connection() == (False, told)
+    assert AnonHook("nowhere").test_connection() == (False, advice)
 
 
 def test_a_connection_that_cannot_be_read_just_now_may_be_tried_again(world):
@@ -323,12 +316,12 @@ def test_a_connection_is_looked_up_once_for_many_polls(world, connect):
             return super().get_connection(conn_id)
 
     with Simulator(token=TOKEN) as simulator:
-        workflow_run_id = simulator.create_run("IN_PROGRESS 49 polls, COMPLETED")
+        workflow_run_id = simulator.create_run("IN_PROGRESS 9 polls, COMPLETED")
         connect(simulator.url)
         run = world.wait(Hook(), workflow_run_id)
 
     assert run.succeeded
-    assert simulator.requests == 50
+    assert simulator.requests == 10
     assert simulator.connections == 1
     assert looked_up == ["anon_default"]
 
@@ -361,19 +354,15 @@ def test_one_poll_returns_the_run_whatever_its_status(world, status, connect):
     assert len(server.asked) == 1
 
 
-@pytest.mark.parametrize(
-    "trouble",
-    [
+def test_short_disturbances_are_ridden_out(world, connect):
+    troubles = (
         answer("503 Busy"),
         answer("429 Slow Down", b"", "Retry-After: 0"),
         reset,
         answer("404 Not Found"),
         answer(),
-    ],
-    ids=["503", "429", "reset", "404", "no run"],
-)
-def test_a_short_disturbance_is_ridden_out(world, trouble, connect):
-    with Server(trouble, trouble, trouble, run_answer()) as server:
+    )
+    with Server(*troubles, run_answer()) as server:
         run = world.get(connect(server.url))
 
     assert run.succeeded
@@ -383,11 +372,8 @@ def test_a_short_disturbance_is_ridden_out(world, trouble, connect):
     ("said", "kind", "status"),
     [
         (answer("401 Unauthorized"), AnonAuthenticationError, 401),
-        (answer("403 Forbidden"), AnonAuthenticationError, 403),
         (answer("404 Not Found"), AnonNotFoundError, 404),
         (answer("302 Found", b"", "Location: /login"), AnonRejectedError, 302),
-        (answer("400 Bad Request"), AnonRejectedError, 400),
-        (answer("503 Busy"), AnonUnavailableError, 503),
         (then_close(), AnonUnavailableError, None),
     ],
 )
@@ -412,19 +398,18 @@ def test_an_id_that_is_none_is_refused_before_any_request(world, connect):
 # Waits
 
 
-@pytest.mark.parametrize("status", ["COMPLETED", "COMPLETED_WITH_NO_ACTION_TAKEN"])
-def test_a_wait_returns_the_run_that_ended_well(world, status, connect):
+def test_a_wait_returns_the_run_that_ended_well(world, connect):
     with Server(
         run_answer("PENDING"),
         run_answer("IN_PROGRESS"),
         answer("502 Bad Gateway"),
         reset,
         run_answer("AWAITING_USER_INPUT"),
-        run_answer(status),
+        run_answer(),
     ) as server:
         run = world.wait(connect(server.url))
 
-    assert run.to_payload() == run_json(status)
+    assert run.to_payload() == run_json()
 
 
 def test_a_wait_for_a_run_that_fails_raises(world, connect):
@@ -449,7 +434,7 @@ def test_a_wait_that_takes_too_long_raises(world, connect):
     assert caught.value.workflow_run_id == RUN
 
 
-def test_a_wait_for_a_person_that_takes_too_long_raises(world, connect):
+def test_user_input_that_takes_too_long_raises(world, connect):
     with Server(run_answer("AWAITING_USER_INPUT")) as server, pytest.raises(AnonUserInputTimeoutError):
         world.wait(connect(server.url), user_input_timeout=0.03)
 
@@ -465,11 +450,10 @@ def test_contact_that_is_lost_for_too_long_ends_a_wait(world, connect):
     assert (caught.value.status_code, caught.value.last_status) == (503, "IN_PROGRESS")
 
 
-@pytest.mark.parametrize("refusal", ["401 Unauthorized", "403 Forbidden"])
-def test_a_token_that_was_rotated_is_taken_up(world, refusal, connect):
+def test_a_token_that_was_rotated_is_taken_up(world, connect):
     def rotate(connection):
         connect(connection.server.url, password="rotated")
-        connection.send(answer(refusal))
+        connection.send(answer("401 Unauthorized"))
         return True
 
     with Server(run_answer("IN_PROGRESS"), rotate, run_answer()) as server:
@@ -542,16 +526,8 @@ def test_a_wait_that_is_cancelled_ends_at_once_and_touches_nothing(connect):
     [
         (answer("404 Not Found", {"error": "no such run"}), True, "takes this connection"),
         (answer("401 Unauthorized"), False, "401 Unauthorized"),
-        (answer("403 Forbidden"), False, "password"),
         (answer("404 Not Found", b"<html>", "Content-Type: text/html; charset=utf-8"), False, "web page"),
-        (answer("200 OK", b"<html>", "Content-Type: text/html"), False, "web page"),
-        (answer("302 Found", b"", "Location: /login"), False, "redirect"),
-        (answer("500 Internal Server Error"), False, "500"),
-        (answer("429 Too Many Requests", b"", "Retry-After: 60"), False, "429"),
-        (answer("200 OK", b"[]"), False, "no workflow run"),
-        (answer("400 Bad Request"), False, "400"),
         (reset, False, "connection lost"),
-        (b"SSH-2.0-OpenSSH\r\n", False, "not HTTP"),
         (never, False, "timed out"),
     ],
 )
@@ -570,38 +546,6 @@ def test_a_connection_is_tested_with_one_harmless_poll(said, good, words, connec
     assert len(server.asked) == 1
 
 
-def test_an_api_that_is_not_there_fails_the_test(connect):
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        good, words = connect(f"http://127.0.0.1:{bound.getsockname()[1]}").test_connection()
-
-    assert not good
-    assert "connection refused" in words
-
-
-def test_a_host_without_an_address_fails_the_test(connect, monkeypatch):
-    def getaddrinfo(*args, **kwargs):
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-
-    good, words = connect("nowhere.invalid").test_connection()
-
-    assert not good
-    assert "host name not found" in words
-    assert "nowhere.invalid" in words
-
-
-def test_a_certificate_that_is_not_accepted_fails_the_test(connect):
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    trustme.CA().issue_cert("127.0.0.1").configure_cert(tls)
-    with Server(tls=tls) as server:
-        good, words = connect(server.url).test_connection()
-
-    assert not good
-    assert "certificate" in words
-
-
 def test_a_test_leaves_no_connection_open(connect):
     with Server(answer("404 Not Found")) as server:
         hook = connect(server.url)
@@ -609,57 +553,3 @@ def test_a_test_leaves_no_connection_open(connect):
         hook.test_connection()
 
     assert server.connections == 2
-
-
-# Secrets
-
-
-def everything_secret():
-    basic = base64.b64encode(f"me:{TOKEN}".encode()).decode()
-    for_proxy = base64.b64encode(f"me:{PROXY_PASSWORD}".encode()).decode()
-    return [TOKEN, basic, PROXY_PASSWORD, for_proxy, HIDDEN]
-
-
-@pytest.mark.parametrize("login", [None, "me"])
-@pytest.mark.parametrize("proxied", [True, False])
-def test_no_secret_is_logged_or_told_while_polls_fail(world, login, proxied, connect, logged, monkeypatch):
-    monkeypatch.setattr(polling, "FIRST_POLL_PATIENCE", 0.05)
-    extra = {"headers": {"X-Secret": HIDDEN}, "timeout": 1}
-    acts = [
-        run_answer("IN_PROGRESS"),
-        answer("503 Busy"),
-        reset,
-        then_close(),
-        b"what\r\n\r\n",
-        answer("401 No"),
-    ]
-    told = []
-    for first in (acts, [answer("401 No")], [answer("500 Broken")], [then_close(b"HTTP/1.1 200 OK\r\n")]):
-        with Server(*first) as server:
-            if proxied:
-                extra["proxy"] = f"http://me:{PROXY_PASSWORD}@{server.authority}"
-            hook = connect("http://127.0.0.1:9" if proxied else server.url, login=login, extra=extra)
-            with pytest.raises(AnonError) as caught:
-                world.wait(hook, outage_tolerance=0.1)
-        told += [
-            "".join(traceback.format_exception(caught.value)),
-            repr(caught.value),
-            repr(vars(caught.value)),
-        ]
-        told += [repr(hook), repr(vars(hook)), repr(hook.endpoint()), str(hook.test_connection())]
-
-    log = logged()
-    assert "503 Service Unavailable" in log
-    text = "\n".join([*told, log])
-    for secret in everything_secret():
-        assert secret not in text
-
-
-def test_a_client_shows_no_secret(connect):
-    hook = connect("worker.anon.com", extra={"proxy": f"http://me:{PROXY_PASSWORD}@127.0.0.1:9"})
-    with hook:
-        client = hook.get_conn()
-        shown = repr(client) + repr(client.endpoint) + repr(client.session)
-
-    for secret in everything_secret():
-        assert secret not in shown

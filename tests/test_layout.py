@@ -1,4 +1,4 @@
-"""What holds for the files themselves: where words may stand, what is pinned, and which version is told."""
+"""What holds for the files themselves: where words may stand, what is pinned, and which version is named."""
 
 import ast
 import re

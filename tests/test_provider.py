@@ -77,7 +77,7 @@ def test_airflow_offers_the_connection_type():
     assert hook.hook_class_name == "airflow_anon.hooks.AnonHook"
 
 
-def test_airflow_is_told_of_the_link():
+def test_airflow_knows_of_the_link():
     (path,) = get_provider_info()["extra-links"]
     module, _, name = path.rpartition(".")
     providers_manager = import_module("airflow.providers_manager").ProvidersManager()
@@ -184,42 +184,42 @@ def test_the_form_of_older_airflow_has_the_same_fields():
         assert 'class="form-control"' in bound[name]()
 
 
-def test_the_hook_is_imported_without_the_libraries_of_the_old_form():
-    labels = run_python(
-        "import json, sys\n"
-        "for name in ('wtforms', 'flask_appbuilder', 'flask_babel'): sys.modules[name] = None\n"
-        "from airflow_anon.hooks import AnonHook\n"
-        "print(json.dumps(AnonHook.get_ui_field_behaviour()))"
-    )
+@pytest.fixture(scope="module")
+def imported():
+    """What importing brings along, first what a DAG file imports and then all, where the old form has no libraries."""
+    return run_python(f"""
+import json, sys, warnings
+from importlib import import_module
+for name in ("wtforms", "flask_appbuilder", "flask_babel"):
+    sys.modules[name] = None
+from airflow.providers.common.compat import connection, sdk
+sdk.BaseSensorOperator, sdk.BaseOperator, sdk.BaseHook, sdk.PokeReturnValue, sdk.AirflowFailException
+before = set(sys.modules)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import airflow_anon.sensors, airflow_anon.operators
+    brought = sorted(set(sys.modules) - before)
+    for name in {MODULES!r}:
+        import_module(name)
+labels = sys.modules["airflow_anon.hooks"].AnonHook.get_ui_field_behaviour()
+warned = [[warning.filename, str(warning.message)] for warning in caught]
+print(json.dumps(dict(brought=brought, labels=labels, warned=warned)))
+""")
 
-    assert labels == AnonHook.get_ui_field_behaviour()
+
+def test_the_hook_is_imported_without_the_libraries_of_the_old_form(imported):
+    assert imported["labels"] == AnonHook.get_ui_field_behaviour()
 
 
-def test_no_module_uses_anything_deprecated():
-    warned = run_python(
-        "import json, warnings\n"
-        "from importlib import import_module\n"
-        "with warnings.catch_warnings(record=True) as caught:\n"
-        "    warnings.simplefilter('always')\n"
-        f"    for name in {MODULES!r}: import_module(name)\n"
-        "print(json.dumps([[warning.filename, str(warning.message)] for warning in caught]))"
-    )
-
-    assert not [message for filename, message in warned if Path(filename).is_relative_to(PACKAGE)]
+def test_no_module_uses_anything_deprecated(imported):
+    assert not [message for filename, message in imported["warned"] if Path(filename).is_relative_to(PACKAGE)]
 
 
-def test_what_a_dag_file_imports_brings_no_http_library_along():
-    brought = run_python(
-        "import json, sys\n"
-        "from airflow.providers.common.compat import connection, sdk\n"
-        "sdk.BaseSensorOperator, sdk.BaseOperator, sdk.BaseHook, sdk.PokeReturnValue, sdk.AirflowFailException\n"
-        "before = set(sys.modules)\n"
-        "import airflow_anon.sensors, airflow_anon.operators\n"
-        "print(json.dumps(sorted(set(sys.modules) - before)))"
-    )
+def test_what_a_dag_file_imports_brings_no_http_library_along(imported):
+    brought = set(imported["brought"])
 
     assert "airflow_anon.sensors" in brought
-    assert not {"requests", "aiohttp", "urllib3", "wtforms", "airflow_anon.client.network"} & set(brought)
+    assert not {"requests", "aiohttp", "urllib3", "airflow_anon.client.network"} & brought
 
 
 def test_importing_the_package_alone_brings_nothing_along():

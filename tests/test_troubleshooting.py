@@ -22,7 +22,7 @@ MESSAGES = [
     heading.replace("\\", "")
     for heading in re.findall(r"^### (.+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 ]
-# What a run goes through, what goes wrong, and what the sensor is told besides.
+# What a run goes through, what goes wrong, and what else the sensor is given.
 SCENES = [
     {"connection": {"password": "***"}},
     {"connection": {"host": "two words"}},
@@ -52,8 +52,8 @@ SCENES = [
 
 
 @pytest.fixture
-def told(monkeypatch, capsys, caplog):
-    """Return all that the scenes told, in logs and in errors."""
+def reported(monkeypatch, capsys, caplog):
+    """Return all that the scenes reported, in logs and in errors."""
     errors = []
     with anon_api(monkeypatch) as (simulator, clock), caplog.at_level(logging.INFO):
         for scene in SCENES:
@@ -126,8 +126,8 @@ def poll_over_plain_http(monkeypatch):
     return "\n".join(AnonHook("anon_plain").endpoint().cautions)
 
 
-def test_every_message_that_is_explained_is_one_that_people_see(told):
-    assert [message for message in MESSAGES if not re.search(pattern_of(message), told)] == []
+def test_every_message_that_is_explained_is_one_that_people_see(reported):
+    assert [message for message in MESSAGES if not re.search(pattern_of(message), reported)] == []
 
 
 def pattern_of(message):

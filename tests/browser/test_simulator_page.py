@@ -164,7 +164,7 @@ def test_a_simulator_that_stopped_is_said_to_be_away(page: Page, simulator: Simu
     expect(page.locator("#away")).to_contain_text("The simulator does not answer.")
 
 
-def test_faults_are_added_and_told(page: Page, simulator: Simulator) -> None:
+def test_faults_are_added_and_shown(page: Page, simulator: Simulator) -> None:
     run_id = simulator.create_run("PENDING")
     page.get_by_label("Spoil the next requests").fill("503 x2")
     page.get_by_role("button", name="Add faults").click()
@@ -196,7 +196,7 @@ def test_a_mistake_is_explained_beside_the_form(
     expect(page.get_by_role("alert").filter(has_text=complaint)).to_be_visible()
 
 
-def test_what_a_person_wrote_is_text_and_never_markup(page: Page, simulator: Simulator) -> None:
+def test_what_a_user_wrote_is_text_and_never_markup(page: Page, simulator: Simulator) -> None:
     run_id = simulator.create_run(f"UNKNOWN:<b>x</b> ({MARKUP}) 1h, COMPLETED")
 
     expect(row(page, run_id).locator(".state")).to_have_text(MARKUP)

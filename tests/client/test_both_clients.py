@@ -371,7 +371,7 @@ def test_an_answer_without_a_body_is_an_answer(ask, status, connections):
 @pytest.mark.parametrize(
     "early", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n"]
 )
-def test_what_comes_before_the_answer_is_passed_over(ask, early):
+def test_what_comes_before_the_answer_is_ignored(ask, early):
     with Server(early * 2 + answer("404 Not Found")) as server:
         replies = ask(endpoint_of(server.url), times=2)
 
@@ -629,7 +629,7 @@ BROKEN = [
 
 @pytest.mark.parametrize(("act", "reason"), BROKEN, ids=range(len(BROKEN)))
 @pytest.mark.parametrize("warm", [False, True], ids=["first", "later"])
-def test_a_broken_answer_is_told_in_the_same_words(act, reason, warm):
+def test_a_broken_answer_is_reported_in_the_same_words(act, reason, warm):
     told, asked = {}, {}
     for name, ask in BOTH.items():
         with Server(*[answer()] * warm, act) as server:
@@ -641,7 +641,7 @@ def test_a_broken_answer_is_told_in_the_same_words(act, reason, warm):
     assert asked["requests"] == asked["aiohttp"]
 
 
-def test_a_refused_connection_is_told(ask):
+def test_a_refused_connection_is_reported(ask):
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         reason = told_within_bound(ask, endpoint_of(f"http://127.0.0.1:{bound.getsockname()[1]}"))
@@ -649,7 +649,7 @@ def test_a_refused_connection_is_told(ask):
     assert reason == "connection refused"
 
 
-def test_a_name_that_nobody_knows_is_told(ask, monkeypatch):
+def test_a_name_that_nobody_knows_is_reported(ask, monkeypatch):
     def getaddrinfo(*args, **kwargs):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -658,7 +658,7 @@ def test_a_name_that_nobody_knows_is_told(ask, monkeypatch):
     assert reason_of(ask(endpoint_of("nowhere.invalid"))) == "host name not found"
 
 
-def test_other_trouble_of_the_system_is_told(ask, monkeypatch):
+def test_other_trouble_of_the_system_is_reported(ask, monkeypatch):
     def connect(self, address):
         raise OSError(101, "Network is unreachable")
 
@@ -810,7 +810,7 @@ YESTERDAY = dt.datetime.now(dt.timezone.utc) - dt.timedelta(days=1)
     ],
     ids=["wrong name", "unknown authority", "expired"],
 )
-def test_a_certificate_that_is_not_accepted_is_told_in_the_same_words(
+def test_a_certificate_that_is_not_accepted_is_reported_in_the_same_words(
     authority, ca_file, names, options, trusted, said
 ):
     told = {}
@@ -868,7 +868,7 @@ def test_a_client_certificate_that_cannot_be_read_is_a_wrong_setting(ask, ca_fil
         assert caught.value.field == "client_cert"
 
 
-def test_tls_spoken_to_a_server_that_does_not_know_it_is_told_alike():
+def test_tls_spoken_to_a_server_that_does_not_know_it_is_reported_alike():
     told = set()
     for ask in BOTH.values():
         with Server(on_accept=then_close(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as server:
@@ -877,14 +877,14 @@ def test_tls_spoken_to_a_server_that_does_not_know_it_is_told_alike():
     assert told == {"the server does not speak TLS"}
 
 
-def test_trouble_with_tls_is_told_by_its_code():
+def test_trouble_with_tls_is_shown_by_its_code():
     error = ssl.SSLError(1, "secret")
     error.reason = "NO_SHARED_CIPHER"
 
     assert explain(error, Troubles()) == "TLS failed: NO_SHARED_CIPHER"
 
 
-def test_a_server_that_hangs_up_on_the_handshake_is_told_alike():
+def test_a_server_that_hangs_up_on_the_handshake_is_reported_alike():
     told = {}
     for name, ask in BOTH.items():
         with Server(on_accept=lambda connection: connection.sock.recv(65536) and None) as server:
@@ -1121,7 +1121,7 @@ def test_a_proxy_that_makes_no_sense_is_a_wrong_setting_and_not_shown(ask, proxy
 
 
 @pytest.mark.parametrize("status", ["407 Proxy Authentication Required", "502 Bad Gateway", "403 Forbidden"])
-def test_a_proxy_that_does_not_connect_is_told(ask, status):
+def test_a_proxy_that_does_not_connect_is_reported(ask, status):
     with Server(answer(status, b"no")) as proxy:
         url = proxy_url(proxy, f"me:{PROXY_PASSWORD}@")
         reason = reason_of(ask(endpoint_of("worker.anon.com", proxy=url)))
@@ -1130,13 +1130,13 @@ def test_a_proxy_that_does_not_connect_is_told(ask, status):
 
 
 @pytest.mark.parametrize("host", ["worker.anon.com", "http://worker.anon.com"])
-def test_a_proxy_that_is_not_there_is_told(ask, host):
+def test_a_proxy_that_is_not_there_is_reported(ask, host):
     reason = reason_of(ask(endpoint_of(host, proxy=f"http://me:{PROXY_PASSWORD}@127.0.0.1:9")))
 
     assert reason == "proxy not reached (connection refused)"
 
 
-def test_a_proxy_without_an_address_is_told(ask, monkeypatch):
+def test_a_proxy_without_an_address_is_reported(ask, monkeypatch):
     def getaddrinfo(*args, **kwargs):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -1155,7 +1155,7 @@ def test_a_proxy_without_an_address_is_told(ask, monkeypatch):
         (b"garbage\r\n\r\n", "the answer is not HTTP"),
     ],
 )
-def test_a_proxy_that_breaks_is_told_in_the_same_words(ask, act, reason):
+def test_a_proxy_that_breaks_is_reported_in_the_same_words(ask, act, reason):
     with Server(act) as proxy:
         assert reason_of(ask(endpoint_of("worker.anon.com", proxy=proxy.url, timeout=1))) == reason
 

@@ -124,6 +124,7 @@ def _no_line_is_long(monkeypatch):
     monkeypatch.setattr(limiter, "LONGEST_IN_QUEUE", 1000 * SPEED)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.usefixtures("_no_line_is_long")
 def test_many_waits_read_the_connection_once_and_use_few_connections(simulator, read):
     run_ids = [simulator.create_run("PENDING") for _ in range(300)]
@@ -469,6 +470,7 @@ def test_the_limit_on_requests_per_second_is_held(simulator):
     assert min(after - before for before, after in pairwise(arrivals)) < 1 / 50 * 1.5
 
 
+@pytest.mark.unmeasured
 @pytest.mark.usefixtures("_no_line_is_long")
 def test_a_thousand_polls_due_at_once_do_not_block_the_loop(simulator, read):
     run_ids = [simulator.create_run("PENDING") for _ in range(1000)]
@@ -628,6 +630,7 @@ async def wait_through(client, run_id, every):
     return missed
 
 
+@pytest.mark.unmeasured
 @pytest.mark.usefixtures("_no_line_is_long")
 def test_a_thousand_waits_get_through_a_minute_of_throttling_with_hardly_a_request_more(
     simulator, read, fast_time
@@ -651,6 +654,7 @@ def test_a_thousand_waits_get_through_a_minute_of_throttling_with_hardly_a_reque
     assert simulator.connections <= 2 * limiter.FIRST_WIDTH
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("kind", ["503", "refused"])
 def test_an_outage_costs_few_requests_and_all_waits_recover(simulator, read, fast_time, kind):
     run_ids = [simulator.create_run("PENDING") for _ in range(300)]
@@ -673,6 +677,7 @@ def test_an_outage_costs_few_requests_and_all_waits_recover(simulator, read, fas
     assert missed <= (40 + breaker.LONGEST_QUIET) / 5 + 1
 
 
+@pytest.mark.unmeasured
 def test_runs_that_always_fail_do_not_slow_a_healthy_one(simulator, read, fast_time):
     sick = [simulator.create_run("PENDING") for _ in range(3)]
     healthy = simulator.create_run("PENDING")

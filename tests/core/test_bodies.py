@@ -17,6 +17,7 @@ from airflow_anon.operators import AnonWorkflowRunOperator
 from airflow_anon.sensors import AnonWorkflowRunSensor, AnonWorkflowRunsSensor
 from airflow_anon.simulator import MovableClock, Simulator
 
+pytestmark = pytest.mark.unmeasured
 SCRIPT = "PENDING 20s, IN_PROGRESS 40s, COMPLETED"
 WORST = {
     "a\0\udfff": [1e400, 2**65, "\ud83d", {"__classname__": "x", "__id__": 1}],

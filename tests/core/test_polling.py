@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import subprocess
 import sys
 import time
@@ -424,7 +423,9 @@ def test_what_decides_nothing_ends_no_wait_and_is_warned_of_once(status):
     ],
 )
 def test_what_can_be_read_is_not_warned_of(fields):
-    played = play(wait_for_run(policy(), WaitState(RUN_ID)), payload("PENDING"), payload("COMPLETED", **fields))
+    played = play(
+        wait_for_run(policy(), WaitState(RUN_ID)), payload("PENDING"), payload("COMPLETED", **fields)
+    )
 
     assert played.result.run.succeeded
     assert [line for line in played.logged if line.level == "warning"] == []
@@ -536,7 +537,7 @@ def remembered(seconds):
     return replace(response(429, headers={"Retry-After": str(seconds)}), is_remembered=True)
 
 
-def test_what_another_wait_was_answered_does_not_end_the_patience_of_the_first_poll():
+def test_an_answer_to_somebody_else_does_not_end_the_patience_of_the_first_poll():
     played = play(poll(policy(), WaitState(RUN_ID)), remembered(120), remembered(30), payload())
 
     assert played.result.run is not None
@@ -550,7 +551,7 @@ def test_once_the_api_itself_has_answered_the_patience_of_the_first_poll_is_over
     assert played.sleeps == [120]
 
 
-def test_what_another_wait_is_answered_ends_the_first_poll_with_the_tolerance():
+def test_answers_to_somebody_else_end_the_first_poll_with_the_tolerance():
     played = play(poll(policy(outage_tolerance=300), WaitState(RUN_ID)), remembered(120))
 
     assert type(played.error) is AnonUnavailableError
@@ -616,33 +617,25 @@ def test_not_even_its_spread_takes_a_pause_beyond_max_wait(waited):
     assert 10 <= pause.seconds <= pause.seconds + pause.spread <= 100
 
 
-def test_without_max_wait_backoff_goes_on_growing():
-    played = play(poll(policy(exponential_backoff=True), seen()), payload(), at=NOW + 10_000)
-
-    assert played.result.pause.seconds == 10_060
+GROWING = {"exponential_backoff": True}
 
 
-def test_a_clock_that_was_set_back_does_not_shorten_the_interval():
-    played = play(poll(policy(exponential_backoff=True), seen()), payload(), at=NOW - 10_000)
+@pytest.mark.parametrize(
+    ("options", "waited", "seconds"),
+    [
+        (GROWING, 10_000, 10_060),
+        (GROWING, -10_000, 60),  # the clock was set back
+        (GROWING | {"max_wait": 0.0}, 10_000, 10_060),  # which is none, as it is to Airflow
+        (GROWING | {"max_wait": 0.1}, 0, 1),
+        ({"max_wait": 5.0}, 600, 60),  # it has no meaning without backoff
+        ({"max_wait": None}, 600, 60),
+    ],
+)
+def test_backoff_grows_with_the_wait_as_far_as_max_wait_lets_it(options, waited, seconds):
+    pause = play(poll(policy(**options), seen()), payload(), at=NOW + waited).result.pause
 
-    assert played.result.pause.seconds == 60
-
-
-@pytest.mark.parametrize("max_wait", [None, 5.0])
-def test_without_backoff_max_wait_has_no_meaning(max_wait):
-    assert policy(poke_interval=60, max_wait=max_wait).interval(NOW + 600) == 60
-
-
-def test_a_max_wait_of_nothing_is_none_as_it_is_to_airflow():
-    played = play(poll(policy(exponential_backoff=True, max_wait=0.0), seen()), payload(), at=NOW + 10_000)
-
-    assert played.result.pause.seconds == 10_060
-
-
-def test_the_smallest_max_wait_still_leaves_a_second_between_polls():
-    played = play(poll(policy(exponential_backoff=True, max_wait=0.1), seen()), payload())
-
-    assert played.result.pause == Sleep(1.0, 0.0)
+    assert pause.seconds == seconds
+    assert seconds <= pause.seconds + pause.spread <= max(options.get("max_wait") or 1e9, seconds * 1.05)
 
 
 def test_backoff_after_disturbances_doubles_up_to_a_minute():
@@ -744,41 +737,27 @@ def test_a_date_that_is_none_is_no_date(date):
     assert when(date) is None
 
 
-@pytest.mark.parametrize("status", [429, 503, 500, 408])
-def test_retry_after_is_obeyed_with_every_status_that_is_asked_again(status):
-    played = play(poll(policy(poke_interval=1), seen()), response(status, headers={"Retry-After": "70"}))
-
-    assert played.result.pause.seconds == 70
+SOON = http_date(NOW + 90)
 
 
-def test_a_short_retry_after_does_not_shorten_the_interval():
-    played = play(poll(policy(poke_interval=60), seen()), response(429, headers={"Retry-After": "7"}))
+@pytest.mark.parametrize(
+    ("status", "headers", "poke_interval", "seconds"),
+    [
+        *((status, {"Retry-After": "70"}, 1, 70) for status in (429, 503, 500, 408)),
+        (429, {"Retry-After": "7"}, 60, 60),
+        (429, {"Retry-After": "999999"}, 60, LONGEST_RETRY_AFTER),
+        # A date counts by the server's own clock, where it shows one.
+        (503, {"Retry-After": SOON}, 1, 90),
+        (503, {"Retry-After": SOON, "Date": "yesterday"}, 1, 90),
+        (503, {"Retry-After": SOON, "Date": http_date(NOW)}, 1, 90),
+        (503, {"Retry-After": http_date(NOW - 7110), "Date": http_date(NOW - 7200)}, 1, 90),
+        (503, {"Retry-After": http_date(NOW + 7290), "Date": http_date(NOW + 7200)}, 1, 90),
+    ],
+)
+def test_a_pause_is_as_long_as_the_api_asks_and_as_the_interval(status, headers, poke_interval, seconds):
+    played = play(poll(policy(poke_interval=poke_interval), seen()), response(status, headers=headers))
 
-    assert played.result.pause.seconds == 60
-
-
-@pytest.mark.parametrize("skew", [-7200, 0, 7200])
-def test_a_date_to_retry_after_counts_by_the_server_s_own_clock(skew):
-    headers = {"Date": http_date(NOW + skew), "Retry-After": http_date(NOW + skew + 90)}
-
-    played = play(poll(policy(poke_interval=1), seen()), response(503, headers=headers))
-
-    assert played.result.pause.seconds == 90
-
-
-@pytest.mark.parametrize("headers", [{}, {"Date": "yesterday"}], ids=["none", "garbage"])
-def test_without_the_server_s_clock_a_date_to_retry_after_counts_by_ours(headers):
-    headers = {**headers, "Retry-After": http_date(NOW + 90)}
-
-    played = play(poll(policy(poke_interval=1), seen()), response(503, headers=headers))
-
-    assert played.result.pause.seconds == 90
-
-
-def test_a_huge_retry_after_is_capped():
-    played = play(poll(policy(), seen()), response(429, headers={"Retry-After": "999999"}))
-
-    assert played.result.pause.seconds == LONGEST_RETRY_AFTER
+    assert played.result.pause.seconds == seconds
 
 
 # The deadline.
@@ -835,14 +814,6 @@ def test_a_deadline_and_the_limit_for_user_input_that_fall_together_are_the_dead
 
 
 # Outages.
-
-
-def test_a_short_disturbance_is_ridden_out():
-    played = play(
-        wait_for_run(policy(), WaitState(RUN_ID)), payload(), no_response(), 502, 503, payload("COMPLETED")
-    )
-
-    assert played.result.run.succeeded
 
 
 @pytest.mark.parametrize("took", [0.0, 5.0, 29.0])
@@ -942,22 +913,7 @@ def test_lost_contact_says_that_the_state_is_unknown_and_what_was_seen_last():
     assert (error.last_status, error.last_seen_at) == ("IN_PROGRESS", NOW)
 
 
-def test_lost_contact_does_not_invent_a_status_that_was_not_kept():
-    error = play(wait_for_run(policy(), WaitState(RUN_ID, seen_at=NOW)), 503).error
-
-    assert "its last status was not kept" in str(error)
-    assert "None" not in str(error)
-
-
-def test_an_error_of_a_wait_survives_pickle():
-    error = play(wait_for_run(policy(), seen()), 503).error
-
-    copy = pickle.loads(pickle.dumps(error))
-
-    assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
-
-
-# People.
+# User input.
 
 
 def test_a_question_is_reported_once_and_again_when_the_run_asks_anew():
@@ -979,7 +935,7 @@ def test_a_question_is_reported_once_and_again_when_the_run_asks_anew():
     assert asked == [False, True, False, True, False, True]
 
 
-def test_a_wait_stops_for_user_input_only_if_asked_to():
+def test_a_wait_stops_to_ask_for_user_input_only_if_it_is_to():
     story = [
         payload("PENDING"),
         payload("AWAITING_USER_INPUT"),
@@ -1038,7 +994,7 @@ def test_only_the_time_spent_waiting_for_user_input_counts():
 
 
 @pytest.mark.parametrize("skew", [-7200, 0, 7200])
-def test_how_long_user_input_has_been_waited_for_is_counted_by_the_api_s_clock(skew):
+def test_how_long_user_input_has_been_waited_for_is_measured_by_the_api_s_clock(skew):
     waiting = policy(user_input_timeout=100)
     asked_40_s_ago = response(200, payload("AWAITING_USER_INPUT"), headers={"Date": http_date(UPDATED + 40)})
     state = WaitState(RUN_ID)
@@ -1094,7 +1050,7 @@ def test_a_poll_is_never_planned_beyond_the_limit_for_user_input(answer):
     assert pause == Sleep(10, 0)
 
 
-def test_an_outage_does_not_end_a_wait_for_user_input_that_may_be_there():
+def test_an_outage_does_not_end_a_wait_for_user_input_that_may_have_come():
     waiting = policy(user_input_timeout=100)
 
     played = play(wait_for_run(waiting, seen("AWAITING_USER_INPUT")), 503, 503, 503, payload("COMPLETED"))
@@ -1125,15 +1081,6 @@ def test_an_unknown_status_is_waited_for_no_longer_than_the_deadline():
 
     assert played.result.outcome is Outcome.TIMEOUT
     assert state.status == "QUEUED"
-
-
-def test_an_unknown_status_with_an_end_ends_the_wait_and_is_no_success():
-    played = play(
-        wait_for_run(policy(), WaitState(RUN_ID)), payload("CANCELLED", completedAt="2023-11-14T22:11:00Z")
-    )
-
-    assert played.result.outcome is Outcome.OVER
-    assert not played.result.run.succeeded
 
 
 # The log.
@@ -1367,16 +1314,9 @@ def test_a_probe_tells_what_the_answer_says_of_the_connection(answer, is_good, w
 # What the core does without.
 
 
-@pytest.mark.parametrize(
-    ("modules", "strangers"),
-    [
-        ("core.codec, core.probe, client.endpoint, runs", {"airflow", "requests", "aiohttp"}),
-        ("simulator", {"airflow", "requests"}),
-        ("simulator.server", {"airflow", "requests"}),
-    ],
-)
-def test_importing_the_core_brings_in_neither_airflow_nor_an_http_library(modules, strangers):
-    imports = "; ".join(f"import airflow_anon.{name}" for name in modules.split(", "))
+def test_importing_the_core_brings_in_neither_airflow_nor_an_http_library():
+    modules = ("core.codec", "core.probe", "client.endpoint", "runs")
+    imports = "; ".join(f"import airflow_anon.{name}" for name in modules)
 
     run = subprocess.run(
         [sys.executable, "-c", f"import sys; {imports}; print(*sys.modules)"],
@@ -1385,4 +1325,4 @@ def test_importing_the_core_brings_in_neither_airflow_nor_an_http_library(module
         check=True,
     )
 
-    assert not strangers & set(run.stdout.split())
+    assert not {"airflow", "requests", "aiohttp"} & set(run.stdout.split())

@@ -7,6 +7,7 @@ import math
 import traceback
 from itertools import cycle
 
+import pytest
 from hypothesis import assume, example, given, strategies as st
 from samples import NOW, RUN_ID, http_date, no_response, payload, play, response
 
@@ -26,6 +27,7 @@ from airflow_anon.core.state import Outcome, WaitState
 from airflow_anon.exceptions import AnonConfigurationError, AnonError
 from airflow_anon.runs import WorkflowRun
 
+pytestmark = pytest.mark.unmeasured
 SECRET = "s3cr3t-t0k3n"
 SUCCESSES = ("COMPLETED", "COMPLETED_WITH_NO_ACTION_TAKEN")
 UNDER_WAY = ("PENDING", "IN_PROGRESS", "AWAITING_USER_INPUT", "QUEUED")
@@ -148,8 +150,8 @@ spreads = st.floats(0.0, 1.0)
 
 def waited(policy, state, story, changed, spread=0.0):
     """Carry a wait out against an API that tells the same story again and again."""
-    told = cycle(story)
-    return play(wait_for_run(policy, state), lambda _: next(told), changed=cycle(changed), spread=spread)
+    answers = cycle(story)
+    return play(wait_for_run(policy, state), lambda _: next(answers), changed=cycle(changed), spread=spread)
 
 
 @given(policies(), states, stories, reloads, spreads)
@@ -217,9 +219,9 @@ def test_nothing_but_a_status_of_success_is_a_success(body):
 @given(stories, reloads)
 @example([response(401, took=11.0), *[no_response()] * 3], [True])
 def test_a_fetch_ends_within_its_patience_with_a_run_or_an_error_of_ours(story, changed):
-    told = cycle(story)
+    answers = cycle(story)
 
-    played = play(fetch_run(RUN_ID), lambda _: next(told), changed=cycle(changed))
+    played = play(fetch_run(RUN_ID), lambda _: next(answers), changed=cycle(changed))
 
     assert isinstance(played.error, AnonError) or isinstance(played.outcome, WorkflowRun)
     assert played.slept_until <= NOW + FIRST_POLL_PATIENCE + 1e-3

@@ -32,14 +32,13 @@ with DAG("many_outcomes", schedule=None, render_template_as_native_obj=False) as
         common = {"poke_interval": 0.2, "timeout": 300, **options}
         good = AnonWorkflowRunsSensor(task_id=f"{mode}_good", workflow_run_ids=listed, **common)
         count.override(task_id=f"{mode}_count")(good.output)
-        AnonWorkflowRunsSensor(task_id=f"{mode}_mapped", workflow_run_ids=mapped, **common)
-        AnonWorkflowRunsSensor(
-            task_id=f"{mode}_jinja", workflow_run_ids="{{ dag_run.conf['good'] }}", **common
-        )
         AnonWorkflowRunsSensor(
             task_id=f"{mode}_bad", workflow_run_ids="{{ dag_run.conf['mixed'] }}", retries=3, **common
         )
         AnonWorkflowRunsSensor(
             task_id=f"{mode}_soft", workflow_run_ids="{{ dag_run.conf['mixed'] }}", soft_fail=True, **common
         )
-        AnonWorkflowRunsSensor(task_id=f"{mode}_none", workflow_run_ids=[], **common)
+    common = {"poke_interval": 0.2, "timeout": 300}
+    AnonWorkflowRunsSensor(task_id="mapped", workflow_run_ids=mapped, **common)
+    AnonWorkflowRunsSensor(task_id="jinja", workflow_run_ids="{{ dag_run.conf['good'] }}", **common)
+    AnonWorkflowRunsSensor(task_id="none", workflow_run_ids=[], **common)

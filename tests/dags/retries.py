@@ -15,7 +15,7 @@ with DAG(
     default_args={
         "retries": 3,
         "retry_delay": timedelta(hours=1),
-        "retry_policy": anon_retry_policy(timedelta(seconds=3)),
+        "retry_policy": anon_retry_policy(timedelta(seconds=1)),
     },
 ):
     for name in ("lost", "refused", "bad"):

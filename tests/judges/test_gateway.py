@@ -208,7 +208,7 @@ def test_a_run_is_read_over_mutual_tls(polled, way, connect, gateway, simulator,
         ("unknown authority", "unable to get local issuer certificate"),
     ],
 )
-def test_a_certificate_that_does_not_hold_is_told(
+def test_a_certificate_that_does_not_hold_is_reported(
     polled, way, connect, gateway, simulator, clock, trouble, said
 ):
     connect(f"https://{HERE}:{gateway[trouble]}", **way[0])
@@ -221,7 +221,7 @@ def test_a_certificate_that_does_not_hold_is_told(
 
 
 @pytest.mark.parametrize("shown", [None, "stranger.pem"])
-def test_a_client_without_the_right_certificate_is_told_what_the_gateway_says(
+def test_a_client_without_the_right_certificate_hears_what_the_gateway_says(
     polled, way, connect, gateway, simulator, folder, shown
 ):
     extra = {"client_cert": str(folder / shown)} if shown else {}
@@ -243,7 +243,9 @@ def test_plain_http_goes_through_a_proxy(polled, connect, proxies, simulator):
 
 
 @pytest.mark.parametrize("login", [None, "wrong"])
-def test_a_proxy_that_lets_nobody_through_is_told(polled, connect, gateway, proxies, simulator, clock, login):
+def test_a_proxy_that_lets_nobody_through_is_reported(
+    polled, connect, gateway, proxies, simulator, clock, login
+):
     port = proxies["guarded"].port
     connect(
         f"https://{HERE}:{gateway['good']}",
@@ -258,7 +260,7 @@ def test_a_proxy_that_lets_nobody_through_is_told(polled, connect, gateway, prox
 
 # tinyproxy asks for a credential with 407, and refuses a wrong one with 401.
 @pytest.mark.parametrize(("login", "status"), [(None, 407), ("wrong", 401)])
-def test_a_proxy_that_lets_nobody_through_is_told_over_plain_http(
+def test_a_proxy_that_lets_nobody_through_is_reported_over_plain_http(
     polled, connect, proxies, simulator, login, status
 ):
     port = proxies["guarded"].port

@@ -94,12 +94,12 @@ def race(home: Path, options: argparse.Namespace, settings: dict[str, str]) -> d
             airflow.check()
             time.sleep(1)
         states = Counter(states_of(airflow))
-    told = MIXED_UP.findall((home / "scheduler.log").read_text(errors="replace"))
+    mixed_up = MIXED_UP.findall((home / "scheduler.log").read_text(errors="replace"))
     lags = sorted(lags_of(home))
     return {
         "waits of each kind": begun,
         "states": {f"{way} {state}": count for (way, state), count in sorted(states.items())},
-        "mixed up, by the scheduler's log": len(told),
+        "mixed up, by the scheduler's log": len(mixed_up),
         "seconds from the pause until the scheduler has heard of the start's end": {
             "median": lags[len(lags) // 2],
             "longest": lags[-1],

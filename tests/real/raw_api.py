@@ -1,4 +1,4 @@
-"""An Anon API that says what it is told to, byte for byte: bodies that no JSON encoder of ours would write."""
+"""An Anon API that says what it is given, byte for byte: bodies that no JSON encoder of ours would write."""
 
 from __future__ import annotations
 

@@ -378,12 +378,12 @@ def read_logs(home: Path, outcome: Outcome) -> None:
             key = _task_of(path)
             if key is None:
                 text = path.read_text(errors="replace")
-                outcome.tracebacks += [_told(part) for part in text.split(TRACEBACK)[1:]]
+                outcome.tracebacks += [_shown(part) for part in text.split(TRACEBACK)[1:]]
             else:
                 outcome.logs[key] += [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def _told(rest: str) -> str:
+def _shown(rest: str) -> str:
     """Return the last line of a traceback if it is known and none of ours, and else all of it."""
     last = re.search(r"^\S.*$", rest.lstrip(":\n"), flags=re.MULTILINE)
     text = rest[: 3000 if last is None else rest.index(last[0]) + len(last[0])]

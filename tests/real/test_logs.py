@@ -24,7 +24,7 @@ def outcome_of(logs):
     return outcome
 
 
-def test_a_known_traceback_is_told_by_its_last_line(logs):
+def test_a_known_traceback_is_shown_by_its_last_line(logs):
     (logs / "dag-processor.log").write_text(f"a line\n{AIRFLOWS}{KNOWN}\nmore\n")
 
     assert outcome_of(logs).tracebacks == [KNOWN]
@@ -33,15 +33,15 @@ def test_a_known_traceback_is_told_by_its_last_line(logs):
 @pytest.mark.parametrize(
     ("frames", "last"), [(OURS, KNOWN), (AIRFLOWS, "ValueError: no"), (f"{AIRFLOWS}  cut off", "")]
 )
-def test_any_other_traceback_is_told_whole(logs, frames, last):
+def test_any_other_traceback_is_shown_whole(logs, frames, last):
     (logs / "triggerer.log").write_text(f"a line\n{frames}{last}\n")
 
-    (told,) = outcome_of(logs).tracebacks
-    assert "in run" in told
-    assert last in told
+    (shown,) = outcome_of(logs).tracebacks
+    assert "in run" in shown
+    assert last in shown
 
 
-def test_a_traceback_in_a_task_log_is_an_error_of_the_task_however_it_is_told(logs):
+def test_a_traceback_in_a_task_log_is_an_error_of_the_task_however_it_is_logged(logs):
     folder = logs / "logs" / "dag_id=d" / "run_id=r" / "task_id=t" / "map_index=2"
     folder.mkdir(parents=True)
     lines = [

@@ -144,7 +144,7 @@ def test_every_other_end_is_what_airflow_records_and_none_is_tried_again_in_vain
     assert found == ENDS
 
 
-def test_a_person_is_asked_once(played):
+def test_user_input_is_asked_for_once(played):
     asked = {
         task_id: played.said("every_end", task_id).count("asked in state approve")
         for task_id in ("asked_reschedule", "asked_deferred")
@@ -181,8 +181,8 @@ def test_every_example_ends_as_it_says(played, variant):
 
 def test_no_log_has_a_traceback_but_of_the_errors_that_are_due(played):
     dags = {*OWN, *EXAMPLE_DAGS}
-    told = {key: played.errors(key) for key in played.tasks if key[0] in dags and key[0] != "every_end"}
+    found = {key: played.errors(key) for key in played.tasks if key[0] in dags and key[0] != "every_end"}
 
-    assert {key: errors for key, errors in told.items() if errors} == {}
+    assert {key: errors for key, errors in found.items() if errors} == {}
     counts = Counter(played.tracebacks)
     assert {line: count for line, count in counts.items() if count > KNOWN_TRACEBACKS.get(line, 0)} == {}

@@ -132,12 +132,12 @@ def test_the_overview_tells_what_a_run_went_through(simulator: Simulator, polled
     simulator.fail(run_id)
     simulator.advance(1)
 
-    told = overview(simulator)
-    (run,) = told["runs"]
+    shown = overview(simulator)
+    (run,) = shown["runs"]
 
     assert (run["id"], run["workflow_id"], run["script"]) == (run_id, RUN_ID, script)
     assert (run["polls"], run["waits_for_answer"]) == (3, False)
-    assert told["now"] == 1_700_000_006.25
+    assert shown["now"] == 1_700_000_006.25
     assert run["history"] == [
         {"status": None, "state": None, "since": 1_700_000_000.25, "polls": 1, "ended": False},
         {"status": "PENDING", "state": None, "since": 1_700_000_000.25, "polls": 1, "ended": False},
@@ -162,10 +162,10 @@ def test_a_listed_run_tells_whether_it_can_be_answered(simulator: Simulator) -> 
 def test_the_overview_has_the_newest_runs_and_says_how_many_are_older(simulator: Simulator) -> None:
     run_ids = [simulator.create_run() for _ in range(NEWEST + 2)]
 
-    told = overview(simulator)
+    shown = overview(simulator)
 
-    assert [run["id"] for run in told["runs"]] == run_ids[:1:-1]
-    assert told["older_runs"] == 2
+    assert [run["id"] for run in shown["runs"]] == run_ids[:1:-1]
+    assert shown["older_runs"] == 2
 
 
 def test_the_overview_tells_what_goes_wrong(simulator: Simulator, polled: Poll) -> None:
@@ -176,14 +176,14 @@ def test_the_overview_tells_what_goes_wrong(simulator: Simulator, polled: Poll) 
     post(simulator, "outage", {"seconds": 30, "kind": "429"})
     simulator.advance(10)
 
-    told = overview(simulator)
+    shown = overview(simulator)
 
-    assert told["outage"] == {"kind": "429", "seconds_left": 20}
-    assert told["faults_left"] == 1
-    assert told["spoilt"] == [
+    assert shown["outage"] == {"kind": "429", "seconds_left": 20}
+    assert shown["faults_left"] == 1
+    assert shown["spoilt"] == [
         {"at": 1_700_000_000.25, "run_id": run_id, "fault": fault} for fault in ("503", "503", "slow")
     ]
-    assert (told["requests"], told["connections"]) == (3, 1)
+    assert (shown["requests"], shown["connections"]) == (3, 1)
 
 
 def test_the_overview_of_a_quiet_simulator(simulator: Simulator) -> None:

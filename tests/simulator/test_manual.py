@@ -42,7 +42,7 @@ def test_its_wishes_are_json() -> None:
     assert all(parse_script(wish["script"]) for wish in wishes if "script" in wish)
 
 
-def test_it_names_all_that_a_simulator_can_be_asked_or_told() -> None:
+def test_it_names_all_that_a_simulator_can_be_asked_and_sent() -> None:
     named = set(re.findall(r"`(\w+)", NAMES_TABLE)) | {"clock", "start", "stop"}
     public = {name for name in vars(Simulator) if not name.startswith("_")}
 

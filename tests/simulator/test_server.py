@@ -101,14 +101,6 @@ def test_a_status_fault_is_answered_once_each(simulator: Simulator, polled: Poll
     assert answers[3].text == "tea"
 
 
-def test_a_fault_of_one_run_leaves_the_others_alone(simulator: Simulator, polled: Poll) -> None:
-    spoilt, well = simulator.create_run(), simulator.create_run()
-    simulator.add_faults("503", spoilt)
-
-    assert polled(well).status_code == 200
-    assert polled(spoilt).status_code == 503
-
-
 def test_a_request_that_is_turned_down_is_no_poll(simulator: Simulator, polled: Poll) -> None:
     run_id = simulator.create_run("PENDING 1 poll, COMPLETED")
     simulator.add_faults("503, html")

@@ -381,7 +381,7 @@ def test_a_component_ends_by_itself_only_while_the_database_is_away(
         airflow.__exit__(None, None, None)
 
 
-def test_a_component_that_does_not_end_when_asked_is_told_of(tmp_path, monkeypatch):
+def test_a_component_that_does_not_end_when_asked_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr("processes.PATIENCE", 0.5)
     airflow = Airflow(tmp_path, "", {})
     stubborn = process(

@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).with_name("run.py")
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("stage", [[], ["--distributed"]], ids=["local", "distributed"])
-def test_every_wait_in_a_real_airflow_is_told_right(tmp_path, stage):
+def test_every_wait_in_a_real_airflow_is_judged_right(tmp_path, stage):
     words = stage + os.environ.get("AIRFLOW_ANON_SYSTEM_OPTIONS", "").split()
     command = [sys.executable, str(SCRIPT), "--result", str(tmp_path / "result.json"), *words]
     # Output of its own: what it says is worth reading while it runs.

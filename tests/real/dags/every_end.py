@@ -13,7 +13,9 @@ POKE: dict[str, Any] = {"mode": "poke"}
 RESCHEDULE: dict[str, Any] = {"mode": "reschedule"}
 DEFERRED: dict[str, Any] = {"deferrable": True}
 WITHOUT_WORKER: dict[str, Any] = {"start_from_trigger": True, "end_from_trigger": True}
-SHORT: dict[str, Any] = {"timeout": 20}
+# What takes longest begins before all others, which would otherwise wait for it at the end.
+LONG: dict[str, Any] = {"priority_weight": 10}
+SHORT: dict[str, Any] = LONG | {"timeout": 20}
 
 
 def ask(context: Context) -> None:
@@ -32,9 +34,9 @@ TASKS: dict[str, dict[str, Any]] = {
     "late_without_worker": WITHOUT_WORKER | SHORT,
     "nothing_poke": POKE | {"skip_on_no_action": True},
     "nothing_without_worker": WITHOUT_WORKER | {"skip_on_no_action": True},
-    "lost_without_worker": WITHOUT_WORKER | {"outage_tolerance": 3},
-    "asked_reschedule": RESCHEDULE | {"on_awaiting_user_input_callback": ask},
-    "asked_deferred": DEFERRED | {"on_awaiting_user_input_callback": ask},
+    "lost_without_worker": WITHOUT_WORKER | LONG | {"outage_tolerance": 3},
+    "asked_reschedule": RESCHEDULE | LONG | {"on_awaiting_user_input_callback": ask},
+    "asked_deferred": DEFERRED | LONG | {"on_awaiting_user_input_callback": ask},
 }
 
 defaults = {"poke_interval": 1, "timeout": 300, "retries": 1, "retry_delay": timedelta(seconds=1)}
