@@ -128,15 +128,17 @@ def takes_long(item: pytest.Item) -> bool:
     return any(item.get_closest_marker(name) for name in ("hypothesis", "timeout"))
 
 
+IMPORTED_WHEN_NEEDED = ("airflow_anon.triggers", "airflow_anon.task.waits", "airflow_anon.client.loop_thread")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Let coverage, which halves the speed, look away where it would see nothing that other tests do not show."""
     is_unmeasured = item.get_closest_marker("unmeasured") and not item.get_closest_marker("measured")
     coverage = Coverage.current() if is_unmeasured else None
     if coverage is not None:
-        import_module(
-            "airflow_anon.task.many"
-        )  # which is imported when it is needed, and is to be seen even so
+        for name in IMPORTED_WHEN_NEEDED:
+            import_module(name)  # which is to be seen even so
         coverage.stop()
     try:
         return (yield)
