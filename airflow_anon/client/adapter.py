@@ -11,6 +11,7 @@ import requests.adapters
 import urllib3
 import urllib3.connection
 
+from airflow_anon.client.lookup import connect
 from airflow_anon.client.network import (
     SOCKET_OPTIONS,
     proxy_headers,
@@ -85,13 +86,9 @@ class Adapter(requests.adapters.HTTPAdapter):
                 response_class = timed_response
 
                 def _new_conn(self) -> socket.socket:
+                    # urllib3 would look the name up for as long as that takes.
                     clock.is_new()
-                    # An address that stays silent must not use up the time of the others.
-                    addresses = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-                    self.timeout = clock.left() / len(addresses)
-                    sock: socket.socket = super()._new_conn()
-                    sock.settimeout(clock.left())
-                    return sock
+                    return connect(self._dns_host, self.port, self.socket_options or (), clock)
 
             return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
 

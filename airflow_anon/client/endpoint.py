@@ -48,6 +48,7 @@ SHORTEST_SECRET = 5  # as for Airflow: what is shorter is no secret, and would t
 EXTRAS = (
     "timeout",
     "verify",
+    "verify_strict",
     "client_cert",
     "client_key",
     "proxy",
@@ -75,6 +76,7 @@ class Endpoint:
     headers: Mapping[str, str] = field(repr=False)
     timeout: float = DEFAULT_TIMEOUT
     verify: bool | str = True
+    verify_strict: bool = True
     client_cert: str | None = None
     client_key: str | None = None
     proxy: str | None = field(default=None, repr=False)
@@ -117,6 +119,7 @@ class Endpoint:
             headers=headers,
             timeout=fields.take("timeout", _positive, DEFAULT_TIMEOUT),
             verify=fields.take("verify", _verify, default=True),
+            verify_strict=fields.take("verify_strict", _switch, default=True),
             client_cert=client_cert,
             client_key=client_key,
             proxy=proxy,
@@ -363,6 +366,13 @@ def _text(value: object) -> str:
     if not isinstance(value, str) or not value.strip() or UNFIT.search(value):
         raise ValueError("must be text")
     return value.strip()
+
+
+def _switch(value: object) -> bool:
+    switch = _verify(value)
+    if not isinstance(switch, bool):
+        raise ValueError("must be true or false")  # noqa: TRY004  as all that is wrong with a field
+    return switch
 
 
 def _verify(value: object) -> bool | str:

@@ -68,6 +68,8 @@ def ssl_context(endpoint: Endpoint) -> ssl.SSLContext:
             context.load_verify_locations(requests.utils.DEFAULT_CA_BUNDLE_PATH)
     except OSError as error:
         _refuse(endpoint, source, error)
+    if not endpoint.verify_strict:
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.set_alpn_protocols(["http/1.1"])  # as urllib3 does to every context
     if endpoint.verify is False:
         context.check_hostname = False
@@ -234,12 +236,13 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _certificate_error(error: Any) -> str:
-    return f"TLS certificate not accepted: {error.verify_message}"
+    hint = " (verify_strict: false takes it)" if "key identifier" in error.verify_message.lower() else ""
+    return f"TLS certificate not accepted: {error.verify_message}{hint}"
 
 
 def _tls_error(error: Any) -> str:
     if error.reason == "WRONG_VERSION_NUMBER":
-        return "the server does not speak TLS"
+        return "the server does not speak TLS: write http:// in host if that is meant"
     return f"TLS failed: {error.reason or type(error).__name__}"
 
 

@@ -47,6 +47,7 @@ EVERYTHING = {
     "password": TOKEN,
     "timeout": "12.5",
     "verify": "false",
+    "verify_strict": "false",
     "client_cert": "/etc/anon/client.pem",
     "client_key": "/etc/anon/client.key",
     "proxy": f"http://me:{PROXY_PASSWORD}@proxy.example:3128",
@@ -77,6 +78,7 @@ def everything_stored(airflow: UiAirflow) -> None:
         "base_url": "https://anon.example:8443/base",
         "timeout": 12.5,
         "verify": False,
+        "verify_strict": False,
         "client_cert": "/etc/anon/client.pem",
         "client_key": "/etc/anon/client.key",
         "proxy": f"http://me:{PROXY_PASSWORD}@proxy.example:3128",
@@ -257,7 +259,7 @@ def test_the_button_tells_a_server_without_tls(form: Form, simulator: Simulator)
 
     outcome = form.test(host=host, port=port, password=TOKEN)
 
-    assert outcome == (False, f"No answer from https://{host}:{port}: the server does not speak TLS.")
+    assert outcome == (False, f"No answer from https://{host}:{port}: the server does not speak TLS: write http:// in host if that is meant.")
 
 
 def test_the_button_tells_a_proxy_that_is_not_there(form: Form) -> None:

@@ -874,7 +874,7 @@ def test_tls_spoken_to_a_server_that_does_not_know_it_is_reported_alike():
         with Server(on_accept=then_close(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as server:
             told.add(reason_of(ask(endpoint_of(f"https://{server.authority}"))))
 
-    assert told == {"the server does not speak TLS"}
+    assert told == {"the server does not speak TLS: write http:// in host if that is meant"}
 
 
 def test_trouble_with_tls_is_shown_by_its_code():

@@ -263,6 +263,8 @@ GOOD = [
     ("verify", "true", True),
     ("verify", "False", False),
     ("verify", "/etc/ca.pem", "/etc/ca.pem"),
+    ("verify_strict", "false", False),
+    ("verify_strict", True, True),
     ("client_cert", " /etc/me.pem ", "/etc/me.pem"),
     ("proxy", "http://proxy.example:3128", "http://proxy.example:3128"),
     ("proxy", "proxy.example:3128", "http://proxy.example:3128"),
@@ -363,6 +365,7 @@ BAD = [
         for value in (0, -1, "0", "nan", "inf", "soon", True, [], {}, 10**400, 1e7, "1e400")
     ],
     *[("max_connections", value) for value in (0, -1, 1.5, "1.5", "many", False, [])],
+    *[("verify_strict", value) for value in (0, "maybe")],
     *[("max_requests_per_second", value) for value in (0, -0.5, "fast", True)],
     *[("verify", value) for value in (0, 1, "  ", [], "a\0b")],
     *[("client_cert", value) for value in (0, "  ", True, "a\0b", ["a", "b"])],
