@@ -45,7 +45,8 @@ def get_provider_info() -> dict[str, Any]:
                         "Verify TLS", "true, false, or the path of a CA file or folder; true if empty."
                     ),
                     "verify_strict": _field(
-                        "Verify strictly", "true or false: whether certificates keep all rules; true if empty."
+                        "Verify strictly",
+                        "true or false: whether certificates keep all rules; true if empty.",
                     ),
                     "client_cert": _field("Client certificate", "Path of a PEM file, for mutual TLS."),
                     "client_key": _field("Client key", "Path of its PEM key, if that is a file of its own."),

@@ -367,13 +367,7 @@ class AnonHook(BaseHook):
         )
 
     def _reload(self) -> bool:
-        try:
-            endpoint = self.endpoint()
-        except AnonConfigurationError as error:
-            if not error.is_unread:
-                raise
-            return False
-        return self.get_conn().reload(endpoint)
+        return self._client is not None and self._client.reload(self.endpoint)
 
     @staticmethod
     def _group(workflow_run_id: str | UUID, timeout: float, **options: Any) -> WaitGroup:

@@ -12,7 +12,7 @@ import pytest
 from airflow.providers.common.compat.sdk import BaseHook, Connection
 from server import Server, answer, never, reset, then_close
 
-from airflow_anon.client import breaker, shared_client
+from airflow_anon.client import breaker, requests_client, shared_client
 from airflow_anon.core import policy, polling
 from airflow_anon.exceptions import (
     AnonAuthenticationError,
@@ -94,6 +94,7 @@ def _in_a_hurry(monkeypatch):
     monkeypatch.setattr(policy, "SHORTEST_PAUSE", 0.01)
     monkeypatch.setattr(polling, "FIRST_BACKOFF", 0.01)
     monkeypatch.setattr(shared_client, "RELOAD_AT_MOST_EVERY", 0.0)
+    monkeypatch.setattr(requests_client, "RELOAD_AT_MOST_EVERY", 0.0)
     monkeypatch.setattr(breaker, "LONGEST_QUIET", 0.01)
 
 

@@ -18,7 +18,8 @@ from samples import RUN_ID
 
 from airflow_anon import hooks
 from airflow_anon.client import limiter
-from airflow_anon.client.shared_client import CLIENTS, RELOAD_AT_MOST_EVERY
+from airflow_anon.client.network import RELOAD_AT_MOST_EVERY
+from airflow_anon.client.shared_client import CLIENTS
 from airflow_anon.core import policy, polling
 from airflow_anon.exceptions import AnonConfigurationError, AnonUnavailableError
 from airflow_anon.sensors import AnonWorkflowRunSensor, AnonWorkflowRunsSensor
@@ -370,7 +371,7 @@ def test_a_wait_that_begins_after_the_token_was_rotated_reads_the_connection_aga
         before = asyncio.create_task(events_of(trigger_for(old, poke_interval=3600.0)))
         await until(lambda: simulator.requests_for(old))
         (client,) = CLIENTS[asyncio.get_running_loop()].values()
-        client._read_at -= RELOAD_AT_MOST_EVERY
+        client._reloaded_at -= RELOAD_AT_MOST_EVERY
         simulator.token = "rotated"
         monkeypatch.setenv("AIRFLOW_CONN_ANON_DEFAULT", simulator.connection())
         (event,) = await events_of(trigger_for(new))

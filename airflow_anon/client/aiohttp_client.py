@@ -25,6 +25,7 @@ from airflow_anon.client.network import (
     proxy_headers,
     speaks_tls,
     ssl_context,
+    surroundings,
     unread,
 )
 from airflow_anon.client.timer import coalesced_sleep
@@ -77,6 +78,8 @@ class AsyncClient:
     session: aiohttp.ClientSession
     timeout: aiohttp.ClientTimeout
     options: dict[str, Any]
+    surroundings: tuple[Any, ...]
+    under_way: int = 0
 
     @classmethod
     async def open(cls, endpoint: Endpoint) -> AsyncClient:
@@ -96,6 +99,7 @@ class AsyncClient:
         if proxy:
             self.options |= {"proxy": proxy, "proxy_headers": proxy_headers(endpoint)}
         context = await asyncio.to_thread(ssl_context, endpoint) if speaks_tls(endpoint, proxy) else True
+        self.surroundings = await asyncio.to_thread(surroundings, endpoint)
         self.timeout = aiohttp.ClientTimeout(total=endpoint.timeout)
         self.connector = Connector(limit=endpoint.max_connections, ssl=context)
         self.session = aiohttp.ClientSession(

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from airflow_anon.client.endpoint import Endpoint
 
 LONGEST_BODY = 1024 * 1024
+# How often the connection is read again while contact is lost.
+RELOAD_AT_MOST_EVERY = 30.0
 # Proxies and load balancers mostly close an idle connection after 60 s or more, so with the usual
 # intervals of a wait it is used again; aiohttp's own 15 s would open a new one for each poll.
 KEEP_ALIVE = 310.0
@@ -54,6 +56,22 @@ def ssl_context(endpoint: Endpoint) -> ssl.SSLContext:
 
     :raises AnonConfigurationError: a CA bundle or a client certificate cannot be read.
     """
+    context = _trusting(endpoint)
+    if not endpoint.verify_strict:
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.set_alpn_protocols(["http/1.1"])  # as urllib3 does to every context
+    if endpoint.verify is False:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if endpoint.client_cert:
+        try:
+            context.load_cert_chain(endpoint.client_cert, endpoint.client_key, password=lambda: b"")
+        except OSError as error:
+            _refuse(endpoint, "client_cert", error)
+    return context
+
+
+def _trusting(endpoint: Endpoint) -> ssl.SSLContext:
     bundle = endpoint.verify if isinstance(endpoint.verify, str) else None
     source = "verify"
     if endpoint.verify is True:
@@ -68,18 +86,21 @@ def ssl_context(endpoint: Endpoint) -> ssl.SSLContext:
             context.load_verify_locations(requests.utils.DEFAULT_CA_BUNDLE_PATH)
     except OSError as error:
         _refuse(endpoint, source, error)
-    if not endpoint.verify_strict:
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    context.set_alpn_protocols(["http/1.1"])  # as urllib3 does to every context
-    if endpoint.verify is False:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if endpoint.client_cert:
-        try:
-            context.load_cert_chain(endpoint.client_cert, endpoint.client_key, password=lambda: b"")
-        except OSError as error:
-            _refuse(endpoint, "client_cert", error)
     return context
+
+
+def surroundings(endpoint: Endpoint) -> tuple[Any, ...]:
+    """Return what a client is built from besides its endpoint, to be compared: the proxy, and the state of files."""
+    names = [endpoint.verify, endpoint.client_cert, endpoint.client_key, *map(os.environ.get, CA_VARIABLES)]
+    return proxy_for(endpoint), *(_state_of(name) for name in names if isinstance(name, str))
+
+
+def _state_of(name: str) -> tuple[int, ...]:
+    try:
+        state = Path(name).stat()
+    except OSError:
+        return ()
+    return state.st_mtime_ns, state.st_size, state.st_ino
 
 
 def _refuse(endpoint: Endpoint, field: str, error: OSError) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import math
 import random
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import urllib3
 from airflow_anon.client.adapter import Adapter
 from airflow_anon.client.network import (
     LONGEST_BODY,
+    RELOAD_AT_MOST_EVERY,
     TOO_LONG,
     IdleLimit,
     Troubles,
@@ -23,6 +25,7 @@ from airflow_anon.client.network import (
     explain,
     is_good,
     proxy_for,
+    surroundings,
 )
 from airflow_anon.client.response import Clock
 from airflow_anon.core.errors import AnonConfigurationError
@@ -51,6 +54,7 @@ class Client:
         self.listener = listener
         self.idle_limit = IdleLimit()
         self.used_at = 0.0
+        self.reloaded_at = -math.inf
         self._open(endpoint)
 
     def _open(self, endpoint: Endpoint) -> None:
@@ -67,19 +71,30 @@ class Client:
         session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]  # noqa: ARG005
         session.mount(f"{urlsplit(endpoint.base_url).scheme}://", Adapter(endpoint, proxy, self.clock))
         # All or nothing: a credential must not go out without the proxy and the TLS settings that belong to it.
-        self.endpoint, self.session = endpoint, session
+        self.endpoint, self.session, self.surroundings = endpoint, session, surroundings(endpoint)
         self.proxies = {"http": proxy, "https": proxy} if proxy else {}
 
-    def reload(self, endpoint: Endpoint) -> bool:
+    def reload(self, read: Callable[[], Endpoint]) -> bool:
         """
-        Go on with another endpoint; say whether it is another.
+        Go on with what the connection says now, unless it was read again just now; say whether anything has changed.
 
         :raises AnonConfigurationError: it makes no sense, and the client is as it was.
         """
-        if endpoint == self.endpoint:
+        now = time.monotonic()
+        if now - self.reloaded_at < RELOAD_AT_MOST_EVERY:
             return False
-        before = self.session
-        self._open(endpoint)
+        self.reloaded_at, is_same = now, False
+        try:
+            endpoint = read()
+            is_same = endpoint == self.endpoint
+            if is_same and surroundings(endpoint) == self.surroundings:
+                return False
+            before = self.session
+            self._open(endpoint)
+        except AnonConfigurationError as error:
+            if error.is_unread or is_same:  # a file that is just being written
+                return False
+            raise
         before.close()
         return True
 

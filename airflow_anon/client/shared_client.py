@@ -13,20 +13,20 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Hashable, MutableMapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from airflow_anon.client.aiohttp_client import AsyncClient
 from airflow_anon.client.breaker import CircuitBreaker
 from airflow_anon.client.limiter import RequestLimiter
+from airflow_anon.client.network import RELOAD_AT_MOST_EVERY, surroundings
 from airflow_anon.core.errors import AnonConfigurationError
 from airflow_anon.core.flow import NoResponse, Request, Response
 
 if TYPE_CHECKING:
     from airflow_anon.client.endpoint import Endpoint
     from airflow_anon.client.network import Listener
-
-RELOAD_AT_MOST_EVERY = 30.0
 
 
 class SharedClient:
@@ -53,7 +53,7 @@ class SharedClient:
         self._waits = 0
         self._client: AsyncClient | None = None
         self._reading: asyncio.Task[None] | None = None
-        self._read_at = -math.inf
+        self._reloaded_at = -math.inf
         self._under_way: dict[Request, asyncio.Future[Response | NoResponse | None] | None] = {}
         self._breaker = CircuitBreaker()
         self._limiter = RequestLimiter()
@@ -114,8 +114,10 @@ class SharedClient:
 
         :raises AnonConfigurationError: the connection makes no sense now.
         """
-        if self._reading is None and time.monotonic() - self._read_at < RELOAD_AT_MOST_EVERY:
+        now = time.monotonic()
+        if self._reading is None and now - self._reloaded_at < RELOAD_AT_MOST_EVERY:
             return
+        self._reloaded_at = now
         try:
             await self._open()
         except AnonConfigurationError as error:
@@ -132,7 +134,7 @@ class SharedClient:
         """Ask the API when it may be asked; None if trouble came up meanwhile."""
         breaker, probe = self._breaker, None
         target = self._opened.endpoint.url(request.path)
-        while probe is None and breaker.holds(target):
+        while probe is None and not request.own and breaker.holds(target):
             if (reply := breaker.again(target)) is not None:
                 return reply
             if breaker.probe is None:
@@ -142,7 +144,8 @@ class SharedClient:
         try:
             await self._limiter.acquire()
             try:
-                if breaker.holds(target) and (probe is None or breaker.is_paused):
+                is_held = breaker.holds(target) and not request.own
+                if is_held and (probe is None or breaker.is_paused):
                     return None
                 return await self._send(request, breaker)
             finally:
@@ -154,10 +157,13 @@ class SharedClient:
 
     async def _send(self, request: Request, breaker: CircuitBreaker) -> Response | NoResponse:
         client = self._opened
-        reply = await client.send(request)
-        if isinstance(reply, NoResponse) and client is not self._client:
-            # The connection was read anew meanwhile, and that cut it off.
-            reply = await self._opened.send(request)
+        client.under_way += 1
+        try:
+            reply = await client.send(request)
+        finally:
+            client.under_way -= 1
+            if client is not self._client and not client.under_way:
+                await client.close()  # the connection was read anew meanwhile
         breaker.heed(reply)
         if self._listener is not None:
             self._listener.observe(reply)
@@ -178,17 +184,30 @@ class SharedClient:
 
     async def _open_once(self) -> None:
         try:
-            self._read_at = time.monotonic()
             endpoint = await self._read()
             before = self._client
-            if before is None or before.endpoint != endpoint:
-                self._client = await AsyncClient.open(endpoint)
-                self._limiter.fit(endpoint.max_connections, endpoint.max_requests_per_second)
-                self._breaker = CircuitBreaker()
-                if before is not None:
-                    await before.close()
+            if before is not None and before.endpoint == endpoint:
+                await self._replace(before)
+            else:
+                await self._use(await AsyncClient.open(endpoint))
         finally:
             self._reading = None
+
+    async def _replace(self, client: AsyncClient) -> None:
+        """Open a client anew if a file, or the environment's proxy, has changed under it."""
+        try:
+            if await asyncio.to_thread(surroundings, client.endpoint) != client.surroundings:
+                await self._use(await AsyncClient.open(replace(client.endpoint)))
+        except AnonConfigurationError:
+            return  # a file that is just being written
+
+    async def _use(self, client: AsyncClient) -> None:
+        """Go on with another client; requests that are under way are not cut off."""
+        before, self._client = self._client, client
+        self._limiter.fit(client.endpoint.max_connections, client.endpoint.max_requests_per_second)
+        self._breaker = CircuitBreaker()
+        if before is not None and not before.under_way:
+            await before.close()
 
     async def _close(self) -> None:
         if self._reading is not None:

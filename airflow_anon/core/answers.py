@@ -90,6 +90,7 @@ TABLE = (
         unseen=Verdict.KEEP_POLLING,
         seen=Verdict.KEEP_POLLING,
         insists=True,
+        reloads=True,
     ),
     Row(
         AnswerKind.REJECTED,

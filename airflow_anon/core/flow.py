@@ -31,11 +31,13 @@ class Request:
 
     :param about: what a good answer names. The connection of any other is closed: it may be to blame.
     :param fresh: whether it goes over a new connection.
+    :param own: whether it is sent though the API asked another wait to leave it alone.
     """
 
     path: str
     about: str = ""
     fresh: bool = False
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True)

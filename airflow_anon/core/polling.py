@@ -120,6 +120,8 @@ def poll(
     answer = yield from _ask(state.workflow_run_id, known, state)
     if state.seen_at is None:
         answer = yield from _insist(policy, state, answer)
+    if answer.reply.is_remembered and answer.at >= _gives_up_at(policy, state):
+        answer = yield from _ask(state.workflow_run_id, own=True)  # what others were told ends no wait
     polled = judge(policy, state, answer)
     lines = polled.lines
     if is_last and polled.run is None:
@@ -130,20 +132,27 @@ def poll(
 
 
 def _ask(
-    workflow_run_id: str, known: CachedRun | None = None, state: WaitState | None = None
+    workflow_run_id: str,
+    known: CachedRun | None = None,
+    state: WaitState | None = None,
+    *,
+    own: bool = False,
 ) -> Flow[Answer]:
     """
     Ask for a run, and once more where the answer may be the fault of something else.
 
-    A credential that is refused may be an old one, from before it was rotated; a rejection, or an answer about another
-    run, may be that of a connection that is out of step. The second request counts as sent when the first was.
+    What the connection says may be old: a token that was rotated, a host that has moved, a certificate that was renewed.
+    A rejection, or an answer about another run, may be that of a connection that is out of step. The second request
+    counts as sent when the first was.
 
     :param state: of a poll that has just begun.
+    :param own: whether to ask though the API asked another wait to leave it alone.
     """
-    request = Request(path_of(workflow_run_id), workflow_run_id)
+    request = Request(path_of(workflow_run_id), workflow_run_id, own=own)
     answer = interpret((yield request), workflow_run_id, known)
     sent_at = answer.reply.sent_at
-    if ROWS[answer.kind].reloads and (yield ReloadConnection()):
+    reloads = ROWS[answer.kind].reloads and not answer.reply.is_remembered
+    if reloads and (yield ReloadConnection()):
         answer = interpret((yield request), workflow_run_id)
     elif state is not None and _is_doubtful(answer, state):
         answer = interpret((yield replace(request, fresh=True)), workflow_run_id, known)
@@ -225,6 +234,8 @@ def _judge_run(policy: WaitPolicy, state: WaitState, answer: Answer, run: Workfl
 
 
 def _judge_trouble(policy: WaitPolicy, state: WaitState, answer: Answer) -> PollResult:
+    if answer.reply.is_remembered and answer.at < _gives_up_at(policy, state):
+        return PollResult(Outcome.WAITING, answer.at, pause=_pause_in_trouble(policy, state, answer, 0.0))
     state.failed(answer.trouble, answer.at)
     if answer.at >= policy.deadline:
         return PollResult(Outcome.TIMEOUT, answer.at)
@@ -232,16 +243,7 @@ def _judge_trouble(policy: WaitPolicy, state: WaitState, answer: Answer) -> Poll
     if answer.at >= patience_ends:
         raise lost_contact(policy, state, answer)
     backoff = min(FIRST_BACKOFF * 2.0 ** min(state.consecutive_failures - 1, 16), LONGEST_BACKOFF)
-    pause = spread_pause(
-        max(policy.interval(answer.at), backoff, answer.retry_after),
-        min(
-            end
-            for end in (policy.deadline, patience_ends, limit_of(policy, state.awaiting_since))
-            if end > answer.at
-        )
-        - answer.at,
-        SPREAD_OF_BACKOFF,
-    )
+    pause = _pause_in_trouble(policy, state, answer, backoff)
     lines = still_no_answer(state, answer, patience_ends)
     if state.consecutive_failures == 1:
         left = duration(patience_ends - answer.at)
@@ -253,6 +255,19 @@ def _judge_trouble(policy: WaitPolicy, state: WaitState, answer: Answer) -> Poll
     if lines:
         state.last_logged_at = answer.at
     return PollResult(Outcome.WAITING, answer.at, pause=pause, lines=tuple(lines))
+
+
+def _pause_in_trouble(policy: WaitPolicy, state: WaitState, answer: Answer, backoff: float) -> Sleep:
+    """Pause as long as it takes, but not beyond the next limit."""
+    limits = (policy.deadline, _patience_ends(policy, state), limit_of(policy, state.awaiting_since))
+    seconds = max(policy.interval(answer.at), backoff, answer.retry_after)
+    left = min(limit for limit in limits if limit > answer.at) - answer.at
+    return spread_pause(seconds, left, SPREAD_OF_BACKOFF)
+
+
+def _gives_up_at(policy: WaitPolicy, state: WaitState) -> float:
+    """Return when a wait ends if it has no answer by then; a first poll has been patient before."""
+    return min(policy.deadline, _patience_ends(policy, state))
 
 
 def _patience_ends(policy: WaitPolicy, state: WaitState) -> float:

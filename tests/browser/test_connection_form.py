@@ -259,7 +259,10 @@ def test_the_button_tells_a_server_without_tls(form: Form, simulator: Simulator)
 
     outcome = form.test(host=host, port=port, password=TOKEN)
 
-    assert outcome == (False, f"No answer from https://{host}:{port}: the server does not speak TLS: write http:// in host if that is meant.")
+    assert outcome == (
+        False,
+        f"No answer from https://{host}:{port}: the server does not speak TLS: write http:// in host if that is meant.",
+    )
 
 
 def test_the_button_tells_a_proxy_that_is_not_there(form: Form) -> None:

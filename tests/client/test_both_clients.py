@@ -10,6 +10,7 @@ import gc
 import gzip
 import json
 import logging
+import math
 import socket
 import ssl
 import sys
@@ -1198,12 +1199,27 @@ def test_a_cancelled_request_leaves_nothing_open():
         gc.collect()
 
 
+def reloaded(client, endpoint):
+    """Let a worker's client read a connection again, as if the last time was long ago."""
+    client.reloaded_at = -math.inf
+    return client.reload(lambda: endpoint)
+
+
+def test_a_connection_is_read_again_twice_a_minute_at_most():
+    with Server() as server:
+        client = Client(endpoint_of(server.url))
+        renewed = [client.reload(lambda: endpoint_of(server.url, password=text)) for text in ("a", "b")]  # noqa: B023
+        client.close()
+
+    assert renewed == [True, False]
+
+
 def test_a_renewed_client_speaks_to_the_new_endpoint():
     with Server() as server:
         client = Client(endpoint_of(server.url))
         outcomes = [
-            client.reload(endpoint_of(server.url)),
-            client.reload(endpoint_of(server.url, password="other")),
+            reloaded(client, endpoint_of(server.url)),
+            reloaded(client, endpoint_of(server.url, password="other")),
         ]
         client.send(Request(PATH))
         client.close()
@@ -1225,9 +1241,9 @@ def test_a_renewal_that_fails_leaves_the_client_as_it_was_and_is_tried_again(set
         client = Client(endpoint_of("http://worker.anon.com", proxy=proxy.url))
         for _ in range(2):
             with pytest.raises(AnonConfigurationError):
-                client.reload(endpoint_of(**setting, password="other", proxy="http://127.0.0.1:9"))
+                reloaded(client, endpoint_of(**setting, password="other", proxy="http://127.0.0.1:9"))
             client.send(Request(PATH))
-        renewed = client.reload(endpoint_of(server.url, password="other"))
+        renewed = reloaded(client, endpoint_of(server.url, password="other"))
         client.send(Request(PATH))
         client.close()
 
@@ -1242,7 +1258,7 @@ def test_a_proxy_of_the_environment_that_makes_no_sense_fails_a_renewal_whole(mo
         monkeypatch.setenv("HTTPS_PROXY", f"socks5://me:{PROXY_PASSWORD}@127.0.0.1:9")
         for _ in range(2):
             with pytest.raises(AnonConfigurationError, match="proxy"):
-                client.reload(endpoint_of("worker.anon.com", password="other"))
+                reloaded(client, endpoint_of("worker.anon.com", password="other"))
         client.send(Request(PATH))
         client.close()
 

@@ -237,7 +237,11 @@ def test_a_refused_credential_at_the_first_poll_fails_at_once(status):
 @pytest.mark.parametrize("before", [[], [503], [404, 404]], ids=["at once", "after 503", "after 404"])
 def test_a_first_poll_that_an_old_token_is_refused_is_taken_with_the_new(before):
     played = play(
-        wait_for_run(policy(), WaitState(RUN_ID)), *before, 401, payload("COMPLETED"), changed=[True]
+        wait_for_run(policy(), WaitState(RUN_ID)),
+        *before,
+        401,
+        payload("COMPLETED"),
+        changed=[*[False] * before.count(503), True],
     )
 
     assert played.result.run.succeeded
@@ -584,6 +588,38 @@ def test_the_log_says_what_the_first_poll_ran_into():
 def test_the_log_does_not_say_that_a_fetch_waits_but_warns_of_an_unknown_status():
     assert play(fetch_run(RUN_ID), payload()).logged == []
     assert [line.level for line in play(fetch_run(RUN_ID), payload("PAUSED")).logged] == ["warning"]
+
+
+@pytest.mark.parametrize("state", [WaitState(RUN_ID), seen(at=NOW - 60)], ids=["first poll", "later poll"])
+def test_with_a_connection_that_has_changed_an_unanswered_poll_is_taken_again_at_once(state):
+    played = play(poll(policy(), deepcopy(state)), no_response(), payload(), changed=[True])
+
+    assert played.result.run is not None
+    assert (played.count(Request), played.sleeps) == (2, [])
+
+
+def test_what_the_api_asked_of_another_wait_is_obeyed_and_is_no_missed_poll():
+    state = seen(at=NOW - 60)
+
+    played = play(wait_for_run(policy(outage_tolerance=10), state), remembered(20), payload("COMPLETED"))
+
+    assert played.result.run.succeeded
+    assert state.polls == 2  # with the one before
+    assert played.logged[0].text.startswith("Workflow run")
+
+
+@pytest.mark.parametrize(
+    "limit", [{"outage_tolerance": 300}, {"deadline": NOW + 240}], ids=["tolerance", "deadline"]
+)
+def test_before_a_wait_ends_it_asks_for_itself_though_another_was_asked_to_leave_the_api_alone(limit):
+    state = seen(at=NOW - 60)
+
+    lost = play(wait_for_run(policy(**limit), deepcopy(state)), *[remembered(120)] * 3, 503)
+    found = play(wait_for_run(policy(**limit), state), *[remembered(120)] * 3, payload("COMPLETED"))
+
+    assert lost.error is not None or lost.result.outcome is Outcome.TIMEOUT
+    assert found.result.run.succeeded
+    assert [step.own for step in found.steps if isinstance(step, Request)] == [False] * 3 + [True]
 
 
 # The pauses between polls.
