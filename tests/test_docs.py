@@ -266,7 +266,7 @@ def test_the_credential_is_sent_as_told(row):
     headers = Endpoint.from_connection("blue", login=login, password=password, extra=f"{{{extra}}}").headers
 
     assert headers.get(name) == (value or None)
-    assert len(headers) == 3 + bool(value)
+    assert len(headers) == 4 + bool(value)
 
 
 @pytest.mark.parametrize("row", rows_below("connection.md", "| URI | address |"), ids=str)

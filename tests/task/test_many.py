@@ -206,7 +206,7 @@ def test_a_timeout_says_how_many_are_not_over_and_names_them(wait, simulator, cl
 
 def test_a_run_that_is_gone_ends_the_wait_for_all_and_is_named(wait, simulator):
     ids = created(simulator, "PENDING 24h, COMPLETED", "PENDING 24h, COMPLETED")
-    simulator.add_faults("slow 0s, 404", ids[1])
+    simulator.add_faults("slow 0s, 404, 404", ids[1])
 
     story = wait(ids, fail_fast=False)
 
