@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -94,12 +95,14 @@ class Connector(aiohttp.TCPConnector):
                 self._plan(due_at - now)
                 return
             del self.unanswered[attempt]
-            attempt.protocol.transport.abort()
+            with suppress(AttributeError):  # it may have been lost just now
+                attempt.protocol.transport.abort()
 
-    def _close(self, *args: Any, **kwargs: Any) -> Any:
+    def close(self, *args: Any, **kwargs: Any) -> Any:
+        """Close all connections, and wait for none."""
         if self.timer is not None:
             self.timer.cancel()
-        return super()._close(*args, **kwargs)
+        return super().close(*args, **kwargs)
 
     @staticmethod
     def _keep_alive(transport: Any) -> None:
