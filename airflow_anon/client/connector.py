@@ -53,11 +53,11 @@ class Connector(aiohttp.TCPConnector):
             connection = await super().connect(*args, **kwargs)
             protocol: Any = connection.protocol
             attempt.protocol = protocol
-            used_at = getattr(protocol, "used_at", None)
+            used_at, now = getattr(protocol, "used_at", None), time.monotonic()
             if used_at is None:
+                protocol.used_at = now
                 self._keep_alive(connection.transport)
                 return connection
-            now = time.monotonic()
             # With an answer to nothing in it, all answers to come would be those to the request before.
             if not (attempt.is_fresh or protocol.should_close) and self.idle_limit.allows(now - used_at):
                 attempt.idle = now - used_at
