@@ -101,7 +101,7 @@ class AsyncClient:
         context = await asyncio.to_thread(ssl_context, endpoint) if speaks_tls(endpoint, proxy) else True
         self.surroundings = await asyncio.to_thread(surroundings, endpoint)
         self.timeout = aiohttp.ClientTimeout(total=endpoint.timeout)
-        self.connector = Connector(limit=endpoint.max_connections, ssl=context)
+        self.connector = Connector(timeout=endpoint.timeout, limit=endpoint.max_connections, ssl=context)
         self.session = aiohttp.ClientSession(
             connector=self.connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -132,14 +132,14 @@ class AsyncClient:
     async def _get(self, request: Request, url: str) -> tuple[aiohttp.ClientResponse, bytes | None]:
         """Send a request, and once more over a new connection if one that was used before gave no answer."""
         ends_at = time.monotonic() + self.endpoint.timeout
-        attempt = Attempt(self.endpoint.timeout, is_fresh=request.fresh)
+        attempt = Attempt(is_fresh=request.fresh)
         try:
             return await self._try(request, url, attempt, self.timeout)
         except TROUBLE:
             left = ends_at - time.monotonic()
             if attempt.idle is None or left <= 0 or self.session.closed:
                 raise
-        again = Attempt(left, is_fresh=True)
+        again = Attempt(is_fresh=True)
         answer = await self._try(request, url, again, aiohttp.ClientTimeout(total=left))
         self.connector.idle_limit.lost(attempt.idle)
         return answer
@@ -150,7 +150,7 @@ class AsyncClient:
         token, is_kept = ATTEMPT.set(attempt), False
         try:
             async with self.session.get(url, timeout=timeout, **self.options) as response:
-                attempt.is_answered()
+                self.connector.is_answered(attempt)
                 self._check(response)
                 body = await self._body(response)
             if body is not None:

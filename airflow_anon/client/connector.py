@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import aiohttp
 
@@ -17,35 +17,34 @@ class Attempt:
     """
     A request that is sent once, and the connection that it gets.
 
-    :param seconds: how long it may take in all.
     :param is_fresh: whether it gets a new connection.
     """
 
-    __slots__ = ("idle", "is_fresh", "protocol", "seconds", "timer")
+    __slots__ = ("idle", "is_fresh", "protocol")
 
-    def __init__(self, seconds: float, *, is_fresh: bool) -> None:
-        self.seconds = seconds
+    def __init__(self, *, is_fresh: bool) -> None:
         self.is_fresh = is_fresh
         self.idle: float | None = None
         self.protocol: Any = None
-        self.timer: asyncio.TimerHandle | None = None
-
-    def is_answered(self) -> None:
-        """Let the answer take all the time that there is."""
-        if self.timer is not None:
-            self.timer.cancel()
 
 
 ATTEMPT: ContextVar[Attempt] = ContextVar("attempt")
 
 
 class Connector(aiohttp.TCPConnector):
-    """Gives each attempt a connection that is fit for it."""
+    """
+    Gives each attempt a connection that is fit for it.
 
-    def __init__(self, **options: Any) -> None:
+    :param timeout: seconds that a request may take in all.
+    """
+
+    def __init__(self, *, timeout: float, **options: Any) -> None:
         super().__init__(keepalive_timeout=KEEP_ALIVE, **options)
         self.idle_limit = IdleLimit()
-        self.used_at: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+        self.patience = timeout * SHARE_OF_TIMEOUT
+        # One timer for all: those that were sent first are due first.
+        self.unanswered: dict[Attempt, float] = {}
+        self.timer: asyncio.TimerHandle | None = None
 
     async def connect(self, *args: Any, **kwargs: Any) -> Any:
         """Close what may be dead or out of step: aiohttp would use each connection that looks open."""
@@ -54,19 +53,23 @@ class Connector(aiohttp.TCPConnector):
             connection = await super().connect(*args, **kwargs)
             protocol: Any = connection.protocol
             attempt.protocol = protocol
-            used_at = self.used_at.get(protocol)
+            used_at, now = getattr(protocol, "used_at", None), time.monotonic()
             if used_at is None:
+                protocol.used_at = now
                 self._keep_alive(connection.transport)
                 return connection
-            idle = time.monotonic() - used_at
             # With an answer to nothing in it, all answers to come would be those to the request before.
-            if not (attempt.is_fresh or protocol.should_close) and self.idle_limit.allows(idle):
-                attempt.idle = idle
-                attempt.timer = asyncio.get_running_loop().call_later(
-                    attempt.seconds * SHARE_OF_TIMEOUT, protocol.transport.abort
-                )
+            if not (attempt.is_fresh or protocol.should_close) and self.idle_limit.allows(now - used_at):
+                attempt.idle = now - used_at
+                self.unanswered[attempt] = now + self.patience
+                if self.timer is None:
+                    self._plan(self.patience)
                 return connection
             connection.close()
+
+    def is_answered(self, attempt: Attempt) -> None:
+        """Let the answer take all the time that there is."""
+        self.unanswered.pop(attempt, None)
 
     def end(self, attempt: Attempt, *, is_kept: bool) -> None:
         """
@@ -74,11 +77,32 @@ class Connector(aiohttp.TCPConnector):
 
         What is not kept is closed, though it may be in the pool by now, or in use again: its next answer is no better.
         """
-        attempt.is_answered()
+        self.is_answered(attempt)
         if is_kept:
-            self.used_at[attempt.protocol] = time.monotonic()
+            attempt.protocol.used_at = time.monotonic()
         elif attempt.protocol is not None:
             attempt.protocol.close()
+
+    def _plan(self, seconds: float) -> None:
+        self.timer = asyncio.get_running_loop().call_later(seconds, self._cut_off)
+
+    def _cut_off(self) -> None:
+        """Cut off the connections that have not answered in time."""
+        self.timer = None
+        now = time.monotonic()
+        for attempt, due_at in list(self.unanswered.items()):
+            if due_at > now:
+                self._plan(due_at - now)
+                return
+            del self.unanswered[attempt]
+            with suppress(AttributeError):  # it may have been lost just now
+                attempt.protocol.transport.abort()
+
+    def close(self, *args: Any, **kwargs: Any) -> Any:
+        """Close all connections, and wait for none."""
+        if self.timer is not None:
+            self.timer.cancel()
+        return super().close(*args, **kwargs)
 
     @staticmethod
     def _keep_alive(transport: Any) -> None:

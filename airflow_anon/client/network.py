@@ -154,7 +154,9 @@ def decoded(body: bytes, headers: Mapping[str, str]) -> bytes | None:
 
     :return: None if there is too much in it.
     """
-    coding = headers.get("Content-Encoding", "").partition(",")[0].strip().lower()
+    if not (codings := headers.get("Content-Encoding")):
+        return body
+    coding = codings.partition(",")[0].strip().lower()
     for window in WINDOWS.get(coding, ()):
         stream = zlib.decompressobj(window)
         try:

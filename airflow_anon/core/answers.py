@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from http import HTTPStatus
+from typing import Any
 
 from airflow_anon.core.errors import AnonProtocolError
 from airflow_anon.core.flow import NoResponse, Reply, Response
@@ -110,6 +111,7 @@ class Answer:
     One reply, understood: the run in it, *known* by its bytes, or in words the *trouble* that there is none.
 
     :param unfit: the run's fields that Airflow could not have carried as they came.
+    :param unreadable: its fields that could not be read, with their values.
     :param is_misplaced: whether it is about another run.
     """
 
@@ -118,6 +120,7 @@ class Answer:
     known: CachedRun | None = None
     trouble: str = ""
     unfit: Sequence[str] = ()
+    unreadable: Mapping[str, Any] = field(default_factory=dict)
     is_misplaced: bool = False
 
     @property
@@ -182,7 +185,7 @@ def interpret(reply: Reply, workflow_run_id: str, known: CachedRun | None = None
         trouble = f"{phrase(reply.status)}, but no workflow run ({error})"
         is_misplaced = isinstance(error, AnotherRunError)
         return Answer(AnswerKind.TRANSIENT, reply, trouble=trouble, is_misplaced=is_misplaced)
-    return Answer(kind, reply, (reply.body, run), unfit=unfit)
+    return Answer(kind, reply, (reply.body, run), unfit=unfit, unreadable=run.unreadable)
 
 
 def kind_of(reply: Response | NoResponse) -> AnswerKind:

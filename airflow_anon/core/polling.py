@@ -215,8 +215,8 @@ def _judge_run(policy: WaitPolicy, state: WaitState, answer: Answer, run: Workfl
     lines, asks_for_input = state.saw(run, answer.at, _unchanged_for(run, answer))
     if answer.unfit and state.warns_of(UNFIT):
         lines.append(unfit(answer.unfit))
-    if (fields := run.unreadable) and state.warns_of(UNREADABLE):
-        lines.append(unreadable(fields))
+    if answer.unreadable and state.warns_of(UNREADABLE):
+        lines.append(unreadable(answer.unreadable))
     limit = limit_of(policy, state.awaiting_since)
     if run.is_over:
         outcome = Outcome.OVER
