@@ -22,7 +22,7 @@ FATES = [*[Fate.PASS] * 3, *Fate]
 def test_a_wait_over_a_bad_network_ends_right_or_goes_on(carry_out, simulator, seed):
     drawn = random.Random(seed)
     run_id = simulator.create_run("PENDING")
-    policy, state = WaitPolicy(run_id), WaitState()
+    policy, state = WaitPolicy(), WaitState(run_id)
     # The first poll is a good one: later ones take what they get, and ask no further for a minute.
     fates = {}
 
@@ -46,7 +46,7 @@ def test_a_wait_over_a_bad_network_ends_right_or_goes_on(carry_out, simulator, s
 @pytest.mark.parametrize("first", [False, True], ids=["used connections", "all connections"])
 def test_a_network_that_always_does_the_same_makes_no_wait_hot(carry_out, simulator, fate, first):
     run_id = simulator.create_run("PENDING")
-    policy, state = WaitPolicy(run_id), WaitState()
+    policy, state = WaitPolicy(), WaitState(run_id)
     begun = []
 
     def same(connection, number):
