@@ -54,6 +54,11 @@ def described(status: str | None, state_name: str | None) -> str:
     return f"{clipped(status)} (state {clipped(state_name)!r})" if state_name else clipped(status)
 
 
+def of_its_workflow(run: WorkflowRun) -> str:
+    """Write which workflow a run is of, as far as that can be read."""
+    return f" of workflow {run.workflow_id}" if run.workflow_id else ""
+
+
 def beginning(policy: WaitPolicy, state: WaitState, run: WorkflowRun) -> LogLine:
     """Say what is waited for, and how."""
     limit = "" if policy.deadline == NEVER else f", for at most {duration(policy.timeout)}"

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from airflow_anon.core.group import WaitGroup, counted, listed
-from airflow_anon.core.messages import clipped, described, duration, facts_of, last_seen_since
+from airflow_anon.core.messages import (
+    clipped,
+    described,
+    duration,
+    facts_of,
+    last_seen_since,
+    of_its_workflow,
+)
 from airflow_anon.core.policy import WaitPolicy
 from airflow_anon.core.state import Outcome
 from airflow_anon.exceptions import (
@@ -46,7 +53,7 @@ def result_of(group: WaitGroup) -> list[dict[str, Any]]:
 
 def _bad_end(run: WorkflowRun) -> AnonWorkflowRunFailedError | AnonUnknownStatusError:
     where = described(str(run.status), run.current_state_name)
-    facts = f"Workflow run {run.id} of workflow {run.workflow_id}"
+    facts = f"Workflow run {run.id}{of_its_workflow(run)}"
     if run.failed:
         job = f", job run {run.job_run_id}" if run.job_run_id else ""
         text = f"{facts} is {where}{job}. It ended {duration(run.seconds_run)} after its creation."

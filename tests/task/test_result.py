@@ -47,6 +47,16 @@ def test_a_run_that_failed_says_where_and_after_how_long():
     assert "It ended 11 min after its creation." in str(raised.value)
 
 
+def test_a_run_that_failed_says_no_more_than_can_be_read():
+    failed = run("FAILED", workflowId=7, createdAt="soon")
+
+    with pytest.raises(AnonWorkflowRunFailedError) as raised:
+        result_of(ended(failed))
+
+    assert "None" not in str(raised.value)
+    assert f"Workflow run {RUN_ID} is FAILED" in str(raised.value)
+
+
 def test_an_end_in_a_status_that_nobody_knows_is_no_failure_and_no_success():
     with pytest.raises(AnonUnknownStatusError, match="ended in CANCELLED, which this version"):
         result_of(ended(run("CANCELLED", completedAt=ENDED_AT)))
