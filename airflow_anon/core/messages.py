@@ -62,10 +62,9 @@ def of_its_workflow(run: WorkflowRun) -> str:
 def beginning(policy: WaitPolicy, state: WaitState, run: WorkflowRun) -> LogLine:
     """Say what is waited for, and how."""
     limit = "" if policy.deadline == NEVER else f", for at most {duration(policy.timeout)}"
-    workflow = f" of workflow {run.workflow_id}" if run.workflow_id else ""
     return LogLine(
         "info",
-        f"Waiting for workflow run {run.id}{workflow}{limit}, with a poll every "
+        f"Waiting for workflow run {run.id}{of_its_workflow(run)}{limit}, with a poll every "
         f"{duration(policy.poke_interval)}. It is {state.described()}.",
     )
 
