@@ -61,11 +61,10 @@ def kept_group(
     kept: Any = store.get(STORE_KEY) if store is not None else None
     if not kept:
         return _guessed(sensor, started_at, make_group)
-    if kept["mark"] != _mark(sensor, context):
-        return make_group(started_at)
     group = make_group(kept["started_at"])
-    if kept["state"]["mark"] == group.mark:
-        recall(group, kept["state"])
+    if kept["mark"] != _mark(sensor, context) or kept["state"]["mark"] != group.mark:
+        return make_group(started_at)
+    recall(group, kept["state"])
     return group
 
 

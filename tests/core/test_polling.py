@@ -321,6 +321,14 @@ def test_a_run_that_disappears_fails_at_once_and_says_when_it_was_seen():
     assert (played.count(Request), played.sleeps) == (2, [])
 
 
+def test_a_web_page_in_the_place_of_the_api_blames_the_host_and_not_the_token():
+    page = response(404, b"<html>", headers={"Content-Type": "text/html; charset=utf-8"})
+
+    error = play(fetch_run(RUN_ID), page).error
+
+    assert "A web page answers in the place of the API: check 'host' of connection 'anon_test'." in str(error)
+
+
 # The request and the id.
 
 
