@@ -67,8 +67,7 @@ def keep_link(
     """
     try:
         url = run_url(endpoint, workflow_run_id, workflow_id)
-        if url is not None and url != operator.run_url:
-            operator.run_url = url
+        operator.run_url = url or operator.run_url
         if (stays or not AIRFLOW_V_3_0_PLUS) and operator.run_url != operator.kept_run_url:
             operator.kept_run_url = operator.run_url
             plain_xcom().set(**link_xcom(context["ti"], operator.run_url))

@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, quote, quote_plus, unquote, unquote_plus, 
 
 from airflow_anon import __version__
 from airflow_anon.core.errors import AnonConfigurationError
-from airflow_anon.core.sanitize import UNFIT
+from airflow_anon.core.sanitize import UNFIT_TEXT
 from airflow_anon.runs import API_PATH
 
 T = TypeVar("T")
@@ -258,7 +258,7 @@ def _credential(fields: _Fields, login: str | None, password: str | None) -> dic
     # A header of one's own mostly wants the bare token; Authorization always has a scheme.
     default_scheme = "Bearer" if header.lower() == "authorization" else ""
     scheme = fields.take("credential_scheme", _header_value, default_scheme)
-    if UNFIT.search(login + secret):
+    if UNFIT_TEXT.search(login + secret):
         fields.refuse("password", "or login has characters that are not text")
     if not secret:
         return {}
@@ -363,7 +363,7 @@ def _count(value: object) -> int:
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str) or not value.strip() or UNFIT.search(value):
+    if not isinstance(value, str) or not value.strip() or UNFIT_TEXT.search(value):
         raise ValueError("must be text")
     return value.strip()
 

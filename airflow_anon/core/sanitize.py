@@ -14,7 +14,7 @@ import re
 from typing import Any
 
 REPLACEMENT = "\ufffd"
-UNFIT = re.compile("[\0\ud800-\udfff]")
+UNFIT_TEXT = re.compile("[\0\ud800-\udfff]")
 SMALLEST, LARGEST = -(2**63), 2**64 - 1
 # Airflow's parser of JSON stops at 200 levels; a run has a few.
 DEEPEST = 64
@@ -65,7 +65,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def fit_text(text: str) -> str:
     """Return *text* with U+FFFD in place of each character that cannot be encoded or stored."""
-    return UNFIT.sub(REPLACEMENT, text)
+    return UNFIT_TEXT.sub(REPLACEMENT, text)
 
 
 def fit(value: Any, depth: int = 0) -> Any:
