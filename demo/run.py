@@ -12,8 +12,10 @@ import secrets
 import shutil
 import signal
 import sys
+import threading
 import time
 import urllib.request
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +38,12 @@ SCRIPT = (
 )
 THINKING_TIME = 5.0
 LONGEST_RUN = 120.0
+EVERY = 5.0
+NEXT = """
+Go on with
+  make ui                                     Airflow's pages and the simulator's, side by side
+  .venv/bin/python -m airflow_anon.simulator  the simulator alone, and what to export for an Airflow of your own
+  make                                        all commands; README.md has a DAG to begin with"""
 ENDED = ("success", "failed")
 TOLD_LOGGERS = re.compile(r"airflow_anon|task\.stdout")
 NO_NEWS = "Success criteria met. Exiting."
@@ -58,7 +66,13 @@ def main() -> int:
                 "airflow", "creates its database and starts (scheduler, DAG processor, API server, triggerer)"
             )
             connection = {"AIRFLOW_CONN_ANON_DEFAULT": simulator.connection()}
-            with LocalAirflow(HOME, ROOT / "airflow_provider_anon" / "example_dags", **connection) as airflow:
+            examples = ROOT / "airflow_provider_anon" / "example_dags"
+            with (
+                telling("airflow", "is still starting") as begun,
+                LocalAirflow(HOME, examples, **connection) as airflow,
+            ):
+                airflow.wait_for_dag(DAG_ID)
+                begun.set()
                 return Show(simulator, airflow).go_on()
     except AirflowError as error:
         say("demo", f"failed: {error}")
@@ -82,7 +96,6 @@ class Show:
 
     def go_on(self) -> int:
         """Start the DAG, tell what happens until it has ended, and sum up."""
-        self.airflow.wait_for_dag(DAG_ID)
         say("airflow", f"is up, and has read the example DAG {DAG_ID}")
         self.run_id = self.simulator.create_run(SCRIPT)
         say("simulator", f"run {self.run_id} is created")
@@ -169,6 +182,25 @@ class Show:
             f"\nThe API served {requests} requests over {connections} TCP connection{'s'[: connections != 1]}."
         )
         print(f"The DAG ended as: {state}. The demo took {time.monotonic() - begun_at:.0f} s.")
+        print(NEXT)
+
+
+@contextmanager
+def telling(who: str, what: str) -> Iterator[threading.Event]:
+    """Say something every few seconds until the event is set, or the block is left."""
+    begun = threading.Event()
+
+    def tell() -> None:
+        while not begun.wait(EVERY):
+            say(who, what)
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield begun
+    finally:
+        begun.set()
+        thread.join()
 
 
 def _took(task: dict[str, Any]) -> float:

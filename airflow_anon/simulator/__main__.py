@@ -34,8 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run_ids = _prepare(simulator, options)
         simulator.start()
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         parser.error(str(error))
+    except OSError as error:
+        parser.error(
+            f"port {options.port}: {error.strerror}; choose another with --port, or 0 for any that is free"
+        )
     with contextlib.ExitStack() as ending:
         ending.callback(simulator.stop)
         stopped = ending.enter_context(_stopped_by_signals())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 
+from airflow_anon.simulator import Simulator
 from airflow_anon.simulator.__main__ import DEMO, main
 from airflow_anon.simulator.scripts import parse_faults, parse_script
 
@@ -80,6 +81,14 @@ def test_wrong_options_are_explained(
 
     assert caught.value.code == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_says_which_and_names_the_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with Simulator() as running, pytest.raises(SystemExit):
+        main(["--port", str(running.port)])
+
+    said = capsys.readouterr().err
+    assert f"port {running.port}: Address already in use; choose another with --port" in said
 
 
 def test_help_teaches_scripts_and_faults_that_work(capsys: pytest.CaptureFixture[str]) -> None:
