@@ -46,7 +46,7 @@ def anon(target: Target) -> Poke:
     return lambda: sensor.poke(context)
 
 
-def dbt(target: Target) -> Poke:
+def dbt(target: Target, **settings: Any) -> Poke:
     """Poll with dbt Cloud's sensor; its https is rewritten where the table is about http."""
     from airflow.providers.dbt.cloud.hooks.dbt import DbtCloudHook
     from airflow.providers.dbt.cloud.sensors.dbt import DbtCloudJobRunSensor
@@ -60,7 +60,9 @@ def dbt(target: Target) -> Poke:
         return session
 
     DbtCloudHook.get_conn = without_tls
-    sensor = DbtCloudJobRunSensor(dbt_cloud_conn_id=CONN_ID, run_id=1, account_id=1, deferrable=False, **TASK)
+    sensor = DbtCloudJobRunSensor(
+        dbt_cloud_conn_id=CONN_ID, run_id=1, account_id=1, deferrable=False, **TASK, **settings
+    )
     return lambda: sensor.poke({})
 
 

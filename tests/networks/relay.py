@@ -11,7 +11,7 @@ import select
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -37,6 +37,10 @@ class Fate(Enum):
     TWICE = "the answer comes two times"
 
 
+# What is given on in place of an answer: parts, a moment apart.
+Change = Callable[[bytes], Iterable[bytes]]
+
+
 class Relay:
     """
     Relays to a port while the ``with`` block lasts.
@@ -44,7 +48,7 @@ class Relay:
     :param fate: what becomes of a request, by the number of its connection and its own number on that; both from 1.
     """
 
-    def __init__(self, port: int, fate: Callable[[int, int], Fate] = lambda *_: Fate.PASS) -> None:
+    def __init__(self, port: int, fate: Callable[[int, int], Fate | Change] = lambda *_: Fate.PASS) -> None:
         self.target = port
         self.fate = fate
         self.requests: list[tuple[int, int]] = []
@@ -87,7 +91,8 @@ class Relay:
     def _relay(self, here: socket.socket, connection: int) -> None:
         with here, socket.create_connection((HOST, self.target)) as there, suppress(OSError):
             here.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            fate, number = Fate.PASS, 0
+            fate: Fate | Change = Fate.PASS
+            number = 0
             while not self._stopping.is_set():
                 for source in select.select([here, there], [], [], 0.05)[0]:
                     if not (data := source.recv(65536)):
@@ -103,25 +108,31 @@ class Relay:
                         return
 
     @staticmethod
-    def _ask(there: socket.socket, data: bytes, fate: Fate) -> bool:
+    def _ask(there: socket.socket, data: bytes, fate: Fate | Change) -> bool:
         """Give a request on, and say whether the connection goes on."""
         if fate not in {Fate.RESET, Fate.CLOSE, Fate.SWALLOW}:
             there.sendall(data)
         return fate not in {Fate.RESET, Fate.CLOSE}
 
-    def _answer(self, here: socket.socket, data: bytes, fate: Fate) -> bool:
+    def _answer(self, here: socket.socket, data: bytes, fate: Fate | Change) -> bool:
         """Give an answer on, and say whether the connection goes on."""
         middle = len(data) // 2
         if fate in {Fate.CUT, Fate.STALL}:
             here.sendall(data[:middle])
             return fate is Fate.STALL
         if fate is Fate.DRIP:
-            for position in range(len(data)):
-                if self._stopping.wait(0.05):
-                    return False
-                here.sendall(data[position : position + 1])
-            return True
+            return self._give_parts(here, (data[at : at + 1] for at in range(len(data))))
+        if not isinstance(fate, Fate):
+            return self._give_parts(here, fate(data))
         if fate is Fate.DELAY:
             self._stopping.wait(0.05)
         here.sendall(data * (2 if fate is Fate.TWICE else 1))
+        return True
+
+    def _give_parts(self, here: socket.socket, parts: Iterable[bytes]) -> bool:
+        """Give an answer on in parts, and say whether the connection goes on."""
+        for part in parts:
+            if self._stopping.wait(0.05):
+                return False
+            here.sendall(part)
         return True
