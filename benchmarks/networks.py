@@ -112,7 +112,7 @@ def main() -> int:
     }
     with tempfile.TemporaryDirectory(prefix="networks-") as folder:
         environment = {**kept, "AIRFLOW_HOME": folder, "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
-        command = [run.PYTHON, __file__, "--here", *sys.argv[1:]]
+        command = [str(run.PYTHON), __file__, "--here", *sys.argv[1:]]
         return subprocess.run(command, env=environment, check=False).returncode
 
 
@@ -135,10 +135,7 @@ def measure(arguments: argparse.Namespace) -> None:
                 count[verdict] += 1
                 if arguments.told:
                     print("   ", verdict, told, flush=True)
-        cells = (
-            " / ".join(f"{verdict} {number}x" for verdict, number in count.items()) for count in verdicts
-        )
-        print(f"| {name}, {place} | {' | '.join(cells)} |".replace(f" {arguments.runs}x", ""), flush=True)
+        print(f"| {name}, {place} | {' | '.join(map(cell, verdicts))} |", flush=True)
 
 
 def cell(verdicts: Counter[str]) -> str:
@@ -151,16 +148,16 @@ def cell(verdicts: Counter[str]) -> str:
 def take_turn(name: str, place: str) -> list[tuple[str, str]]:
     """Wait through all faults side by side, each in a process of its own; return what came of them."""
     fork = multiprocessing.get_context("fork")
-    waits, until = [], time.monotonic() + OVER_AFTER + LIMIT
+    waits = []
     for fault in FAULTS:
         here, there = fork.Pipe(duplex=False)
         process = fork.Process(target=wait_through, args=(fault, name, place, there))
         process.start()
+        there.close()  # so that a process that breaks off is heard of
         waits.append((process, here))
     found = []
     for process, here in waits:
-        ended = here.poll(max(until - time.monotonic(), 0))
-        found.append(here.recv() if ended else ("**hangs**", ""))
+        found.append(here.recv())
         process.kill()
         process.join()
     return found
@@ -177,13 +174,15 @@ def wait_through(fault: Fault, name: str, place: str, there: Pipe) -> None:
     def decide(connection: int, number: int) -> Fate | Change:
         nonlocal met, total
         total += 1
+        if total == 1:
+            threading.Timer(OVER_AFTER, setattr, (world, "is_over", True)).start()
+            threading.Timer(OVER_AFTER + LIMIT, there.send, [("**hangs**", fault.title)]).start()
         hit = fault.meets(connection, number, total)
         met += hit
         return fate if hit else Fate.PASS
 
     with Relay(served(world), decide) as relay:
         wait = factory(name, place, Target("http", relay.port))
-        threading.Timer(OVER_AFTER, setattr, (world, "is_over", True)).start()
         begun = time.monotonic()
         try:
             payload = wait()
@@ -217,7 +216,7 @@ def factory(name: str, place: str, target: Target) -> Callable[[], Any]:
         return lambda: asyncio.run(first_event(made))
     from on_worker import SENSORS
 
-    poke = SENSORS[name](target, **SETTINGS.get(name, {}))  # type: ignore[operator]
+    poke = SENSORS[name](target, **SETTINGS.get(name, {}))
 
     def pokes() -> bool:
         while True:
@@ -252,8 +251,8 @@ def is_good(payload: Any) -> bool:
     if "runs" in payload:
         return payload.get("error") is None and [run["status"] for run in payload["runs"]] == ["COMPLETED"]
     if "run_state" in payload:
-        return json.loads(payload["run_state"])["result_state"] == "SUCCESS"
-    return payload.get("status") == "success"
+        return bool(json.loads(payload["run_state"])["result_state"] == "SUCCESS")
+    return bool(payload.get("status") == "success")
 
 
 if __name__ == "__main__":

@@ -104,6 +104,52 @@ to eight of each kind at a time; without the pause the scheduler itself told of 
 The scheduler heard of the end of a start after 1.2 s in the middle, and after 9.3 s at most. Ten seconds are no guarantee: at a
 load of 35 on 2 cores it took up to 15 s, and waits that ended that quickly failed. `retries` help there.
 
+## Network faults, beside other providers
+
+Waits polled through a relay that is, at times, a bad network. All ran on loopback, each API an imitation that answers in
+the provider's own format. Polls were half a second apart, and the run ended well five seconds after the first. Where
+it can be set, a request had two seconds. How often one is sent again was left as it is; before that `databricks` paused
+for half a second in place of ten. Each wait was run three times; a cell with one verdict is the same in all.
+
+| contender | no fault | swallowed | 503 on old | reset | unasked | cut | one 503 | no answer | gzip |
+|---|---|---|---|---|---|---|---|---|---|
+| **ours**, triggerer | right | right | right | right | right | right | right | right | right |
+| databricks, triggerer | right | **hangs** | **error** | right | **too early** | **error** | right | **hangs** | right |
+| dbt, triggerer | right | not met | not met | not met | not met | **error** | **error** | **error** | right |
+| http, triggerer | right | not met | not met | not met | not met | right | right | **error** | right |
+| fivetran, triggerer | right | not met | not met | not met | not met | **error** | right | **hangs** | right |
+| airbyte, triggerer | right | **error** | **error** | **error** | right | **error** | **error** | **error** | right |
+| **ours**, worker | right | right | right | right | right | right | right | right | right |
+| dbt, worker | right | not met | not met | not met | not met | **error** | **error** | **hangs** | right |
+| http, worker | right | not met | not met | not met | not met | **error** | **error** | **error** | right |
+| fivetran, worker | right | not met | not met | not met | not met | **error** | right | **hangs** | right |
+| airbyte, worker | right | not met | not met | not met | not met | **error** | **error** | **error** | right |
+
+- *right*: passed, after the run was over. *not met*: the same, but each poll has a connection of its own, so that the
+  fault never came.
+- Wrong: *error*, it failed though the run ended well, and *too early*, it passed while the run was under way. Airflow's
+  `retries` may mend an *error*, but nothing mends a *too early*.
+- *hangs*: not over 20 seconds after the run. `databricks` waits 180 seconds for an answer, and `fivetran` in the
+  triggerer 300, which users cannot set. With two seconds put into its code, `databricks` ended right (one run). On a
+  worker `fivetran` has no such limit, and `dbt` does not heed its own.
+
+| fault | what happens |
+|---|---|
+| swallowed | a gateway has forgotten idle connections: what comes over a used one is lost without a sign |
+| 503 on old | the first connection leads to an instance that is leaving: from its third request on it says 503 |
+| reset | what comes over a used connection is answered with a reset |
+| unasked | after the second answer on a connection comes one that nobody asked for, about another run that is over |
+| cut | the third answer ends in its middle |
+| one 503 | the third request is answered with 503 |
+| no answer | the third request is never answered |
+| gzip | all answers are compressed; the others ask for that, ours does not |
+
+Measured on 2026-11-28 by `python benchmarks/networks.py`, which takes some eight minutes, with Airflow 3.3.2, Python
+3.11.7, aiohttp 3.14.5, requests 2.34.2, httpx 0.28.1, this package 1.0.0, and the providers databricks 7.23.0, dbt-cloud 4.11.1, http 6.3.0, fivetran-async
+2.4.0 and airbyte 6.2.0. The authors of this package chose the faults. `databricks` was measured in the triggerer only, as
+the benchmarks have no sensor of it. `http` in the triggerer never reads a body. Other settings of a provider may do
+better: `dbt` sends a request once unless `retry_limit` says more, and `HttpSensor` can be told to pass over a 503.
+
 ## Run it again
 
 ```sh
