@@ -130,8 +130,8 @@ for half a second in place of ten. Each wait was run three times; a cell with on
 - Wrong: *error*, it failed though the run ended well, and *too early*, it passed while the run was under way. Airflow's
   `retries` may mend an *error*, but nothing mends a *too early*.
 - *hangs*: not over 20 seconds after the run. `databricks` waits 180 seconds for an answer, and `fivetran` in the
-  triggerer 300, which users cannot set. With two seconds put into its code, `databricks` ended right (one run). On a worker
-  `fivetran` has no such limit, and `dbt` does not heed its own.
+  triggerer 300, which users cannot set. With two seconds put into its code, `databricks` ended right (one run). On a
+  worker `fivetran` has no such limit, and `dbt` does not heed its own.
 
 | fault | what happens |
 |---|---|
@@ -144,8 +144,8 @@ for half a second in place of ten. Each wait was run three times; a cell with on
 | no answer | the third request is never answered |
 | gzip | all answers are compressed; the others ask for that, ours does not |
 
-Measured on 2026-11-28 by `python benchmarks/networks.py`, with Airflow 3.3.2, Python 3.11.7, aiohttp 3.14.5, requests
-2.34.2, httpx 0.28.1, this package 1.0.0, and the providers databricks 7.23.0, dbt-cloud 4.11.1, http 6.3.0, fivetran-async
+Measured on 2026-11-28 by `python benchmarks/networks.py`, which takes some eight minutes, with Airflow 3.3.2, Python
+3.11.7, aiohttp 3.14.5, requests 2.34.2, httpx 0.28.1, this package 1.0.0, and the providers databricks 7.23.0, dbt-cloud 4.11.1, http 6.3.0, fivetran-async
 2.4.0 and airbyte 6.2.0. The authors of this package chose the faults. `databricks` was measured in the triggerer only, as
 the benchmarks have no sensor of it. `http` in the triggerer never reads a body. Other settings of a provider may do
 better: `dbt` sends a request once unless `retry_limit` says more, and `HttpSensor` can be told to pass over a 503.
@@ -156,7 +156,6 @@ better: `dbt` sends a request once unless `retry_limit` says more, and `HttpSens
 make test-system                # 80 waits, some five minutes
 make test-system SIZE=--full    # 1,000 waits, every fault lasts a minute; some 15 minutes
 .venv/bin/nox -s reliability    # this page, from the run before
-python benchmarks/networks.py   # the network faults, some eight minutes
 ```
 
 Linux with Python is enough; as root, PostgreSQL and Redis are installed from Debian's packages if they are missing, and
