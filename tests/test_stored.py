@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from airflow_anon.core.group import WaitGroup
 from airflow_anon.core.policy import WaitPolicy
 from airflow_anon.runs import WorkflowRun
 from airflow_anon.sensors import AnonWorkflowRunSensor, AnonWorkflowRunsSensor
-from airflow_anon.triggers import ARGUMENTS, AnonWorkflowRunTrigger
+from airflow_anon.triggers import ARGUMENTS
 
 RELEASES = sorted((Path(__file__).parent / "stored").iterdir())
 STORED_AT = 1_750_000_000.0
@@ -68,9 +69,11 @@ def test_a_wait_that_an_earlier_release_began_ends_as_it_should(worker, api, key
     simulator.create_run("AWAITING_USER_INPUT (approve) 100s, COMPLETED", IDS[1])
     simulator.create_run("IN_PROGRESS 100s, AWAITING_USER_INPUT 900s, COMPLETED", IDS[2])
     arguments, result = case["arguments"], None
+    module, _, name = case["trigger"].rpartition(".")
+    kind = getattr(import_module(module), name)
 
     for _ in range(4):
-        (event,) = carried_out(events_of(AnonWorkflowRunTrigger(**arguments)))
+        (event,) = carried_out(events_of(kind(**arguments)))
         try:
             result = worker(
                 key,
