@@ -131,7 +131,7 @@ def test_a_name_that_is_looked_up_slowly_takes_no_longer_than_the_request(monkey
 
     def getaddrinfo(*args, **kwargs):
         looked_up.append(args)
-        time.sleep(1.5)
+        time.sleep(10)
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
@@ -140,7 +140,7 @@ def test_a_name_that_is_looked_up_slowly_takes_no_longer_than_the_request(monkey
 
     reply = client.send(Request(path_of(RUN_ID)))
 
-    assert time.monotonic() - begun < 1.2
+    assert time.monotonic() - begun < 8
     assert isinstance(reply, NoResponse)
     assert (reply.reason, len(looked_up)) == ("timed out", 1)
 
