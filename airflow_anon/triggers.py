@@ -140,6 +140,8 @@ class AnonWorkflowRunTrigger(BaseTrigger):
             await self._wait(group, self.next_poll_at - now)
         except AnonError as caught:
             error = caught
+        if not self.asks_for_input:
+            group.forget_questions()
         count = WaitMetrics(self.anon_conn_id, group)
         if self.started_at is None:
             # Not before: at its start a trigger cannot tell whether another triggerer had started it.

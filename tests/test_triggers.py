@@ -295,6 +295,18 @@ def test_there_is_one_call_for_two_questions_of_which_nobody_saw_the_first_answe
     assert len(called) == 1
 
 
+@pytest.mark.parametrize("asks_for_input", [True, False])
+def test_a_question_goes_along_only_if_somebody_is_to_know_of_it(api, asks_for_input):
+    simulator, _ = api
+    run_id = simulator.create_run("IN_PROGRESS 100s, AWAITING_USER_INPUT 24h, COMPLETED")
+    trigger = trigger_for(run_id, poke_interval=60.0, timeout=600.0, asks_for_input=asks_for_input)
+
+    (event,) = carried_out(events_of(trigger))
+
+    assert outcome_of(event) == ("waiting" if asks_for_input else "timeout")
+    assert ("asks_for_input" in event.payload["state"]["runs"][0][1]) is asks_for_input
+
+
 def test_a_wait_polls_when_its_next_poll_is_due(api):
     simulator, clock = api
     now = time.time()

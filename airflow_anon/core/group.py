@@ -134,6 +134,11 @@ class WaitGroup:
         for member in self.members.values():
             member.asks_for_input = member.asks_for_input and member.run is None
 
+    def forget_questions(self) -> None:
+        """Take in that nobody is to know of runs that have begun to wait for user input."""
+        for member in self.members.values():
+            member.asks_for_input = False
+
     @property
     def has_failures(self) -> bool:
         """Whether any of the last polls went unanswered."""
