@@ -27,8 +27,8 @@ SETTLED_AFTER = 10.0
 TRIGGER_GRACE = 120.0
 # Airflow adds the limit of a trigger to the time; what is longer than this never ends.
 NO_LIMIT = 100 * 365 * 24 * 3600.0
-# So many bytes of runs' JSON go into an event at most, and what it lacks is polled once more: on MySQL Airflow keeps
-# 64 KB of an event, with what else it holds.
+# So many bytes of runs' JSON go into an event at most, and what it lacks is polled once more: an event goes through
+# Airflow's database, and from process to process, several times.
 MOST_IN_EVENT = 32 * 1024
 
 
